@@ -1,0 +1,195 @@
+"""Where backends come from: ``name:key=value`` into a backend, and what authors of backends start from.
+
+A backend is found by its `interfaces.IBackendMaker` plugin; nothing here knows any of them by name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from typing import Any
+
+from twisted.plugin import IPlugin, getPlugins
+from twisted.python.components import registerAdapter
+from twisted.python.reflect import namedAny
+from zope.interface import implementer
+
+from rkllm_twisted.errors import NotSupported
+from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult
+from rkllm_twisted.values import (
+    Capability,
+    RKLLMCrossAttnParam,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMLoraAdapter,
+    needs,
+)
+
+
+def _inThreads(runtime: IRuntime) -> IModelBackend:
+    from rkllm_twisted.backends.threaded import ThreadedBackend
+
+    backend: IModelBackend = ThreadedBackend(runtime)
+    return backend
+
+
+registerAdapter(_inThreads, IRuntime, IModelBackend)
+
+
+class NoSuchBackend(ValueError):
+    """No backend of that name, or none that can run here. The message lists what there is."""
+
+
+def splitDescription(description: str) -> tuple[str, dict[str, str]]:
+    r"""Split a string in the manner of endpoint strings.
+
+    Args:
+        description: ``name:key=value:key=value``; a colon or backslash inside a value is written ``\:`` or ``\\``.
+
+    Returns:
+        The name and the pairs.
+
+    Raises:
+        ValueError: A part after the name has no ``=``, or a key comes twice.
+    """
+    name, *parts = (re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description))
+    pairs: dict[str, str] = {}
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ValueError(f"{description!r}: {part!r} should be key=value")
+        if key in pairs:
+            raise ValueError(f"{description!r}: {key!r} is given twice")
+        pairs[key] = value
+    return name, pairs
+
+
+def backendMakers() -> list[IBackendMaker]:
+    """Every backend installed, the most preferred first."""
+    makers: Iterable[IBackendMaker] = getPlugins(IBackendMaker)
+    return sorted(makers, key=lambda maker: (maker.preference is None, -(maker.preference or 0), maker.name))
+
+
+def makeBackend(description: str | None) -> IRuntime | IModelBackend:
+    """The backend that a ``--backend`` string names; adapt it to `IModelBackend` before use.
+
+    Args:
+        description: ``name:key=value:…``, or None for the most preferred backend that this machine can run.
+
+    Raises:
+        NoSuchBackend: None of that name, or none usable.
+        ValueError: The string or an option in it is wrong.
+    """
+    makers = backendMakers()
+    if description is None:
+        maker, options = _firstUsable(makers), dict[str, str]()
+    else:
+        name, options = splitDescription(description)
+        maker = _named(name, makers)
+        if (reason := maker.unusable()) is not None:
+            raise NoSuchBackend(f"backend {name} cannot run here: {reason}")
+    return maker.makeBackend(options)
+
+
+def _firstUsable(makers: list[IBackendMaker]) -> IBackendMaker:
+    reasons = []
+    for maker in makers:
+        if maker.preference is None:
+            continue
+        reason = maker.unusable()
+        if reason is None:
+            return maker
+        reasons.append(f"{maker.name}: {reason}")
+    raise NoSuchBackend(f"no backend can run here ({'; '.join(reasons) or 'none is installed'})")
+
+
+def _named(name: str, makers: list[IBackendMaker]) -> IBackendMaker:
+    for maker in makers:
+        if maker.name == name:
+            return maker
+    raise NoSuchBackend(f"no backend is called {name!r}; there are {', '.join(maker.name for maker in makers)}")
+
+
+@implementer(IPlugin, IBackendMaker)
+class BackendMaker:
+    """A maker that imports its backend only when it is asked.
+
+    Args:
+        name: What stands before the first colon of ``--backend``.
+        description: One line for ``--list-backends``.
+        make: The full name of a function of the options (keywords, all strings) that returns the backend.
+        unusable: The full name of a function that returns why the backend cannot run here, or None; by default it
+            always can.
+        preference: See `IBackendMaker`.
+    """
+
+    def __init__(
+        self, name: str, description: str, make: str, unusable: str | None = None, preference: int | None = None
+    ) -> None:
+        self.name = name
+        self.description = description
+        self.preference = preference
+        self._make = make
+        self._unusable = unusable
+
+    def unusable(self) -> str | None:
+        """Ask the named function."""
+        reason: str | None = namedAny(self._unusable)() if self._unusable else None
+        return reason
+
+    def makeBackend(self, options: dict[str, str]) -> IRuntime | IModelBackend:
+        """Call the named function."""
+        backend: IRuntime | IModelBackend = namedAny(self._make)(options)
+        return backend
+
+
+class OptionalFunctions:
+    """A base for models, of either floor: every function that a backend may lack says that it is not supported."""
+
+    def loadLora(self, adapter: RKLLMLoraAdapter) -> Any:
+        raise NotSupported(needs=Capability.LORA.value)
+
+    def loadPromptCache(self, path: str) -> Any:
+        raise NotSupported(needs=Capability.PROMPT_CACHE.value)
+
+    def releasePromptCache(self) -> Any:
+        raise NotSupported(needs=Capability.PROMPT_CACHE.value)
+
+    def clearKVCache(self, keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> Any:
+        raise NotSupported(needs=Capability.CLEAR_KV_CACHE.value)
+
+    def getKVCacheSize(self) -> Any:
+        raise NotSupported(needs=Capability.KV_CACHE_SIZE.value)
+
+    def setChatTemplate(self, systemPrompt: str, promptPrefix: str, promptPostfix: str) -> Any:
+        raise NotSupported(needs=Capability.CHAT_TEMPLATE.value)
+
+    def setFunctionTools(self, systemPrompt: str, tools: str, toolResponse: str) -> Any:
+        raise NotSupported(needs=Capability.FUNCTION_TOOLS.value)
+
+    def setCrossAttnParams(self, params: RKLLMCrossAttnParam) -> Any:
+        raise NotSupported(needs=Capability.CROSS_ATTENTION.value)
+
+
+@implementer(IRuntimeModel)
+class RuntimeModel(OptionalFunctions):
+    """A base for models of blocking runtimes. Subclasses define `run`, `abort` and `destroy`, and what else they can do."""
+
+    def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+        raise NotImplementedError(f"{type(self).__name__} must define run")
+
+    def abort(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define abort")
+
+    def destroy(self) -> None:
+        raise NotImplementedError(f"{type(self).__name__} must define destroy")
+
+    def prepare(self) -> None:
+        """Nothing to forget."""
+
+
+def refuseUnsupported(input: RKLLMInput, inferParam: RKLLMInferParam, capabilities: frozenset[Capability]) -> None:
+    """Raise NotSupported if a run needs more than the capabilities."""
+    lacking = needs(input, inferParam) - capabilities
+    if lacking:
+        raise NotSupported(needs=", ".join(sorted(capability.value for capability in lacking)))

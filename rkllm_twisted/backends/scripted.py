@@ -1,0 +1,196 @@
+"""A backend in memory, without threads or a model: for tests and demonstrations, and the smallest one to copy.
+
+It answers every prompt with the prompt's own words, one word a token.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from msgspec import ValidationError, convert
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rkllm_twisted.backends import OptionalFunctions, refuseUnsupported
+from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
+from rkllm_twisted.values import (
+    CallState,
+    Capability,
+    Delivery,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMParam,
+    RKLLMPerfStat,
+    RKLLMResult,
+)
+
+Script = Callable[[RKLLMInput], Iterable[str]]
+"""The tokens of the answer to an input; an exception while they are taken fails the generation there."""
+
+
+def echo(input: RKLLMInput) -> Iterable[str]:
+    """The words of the prompt, each with the space before it."""
+    return re.findall(r"\s*\S+", input.prompt_input or "")
+
+
+@implementer(IModelBackend)
+class ScriptedBackend:
+    """Speaks a script.
+
+    Args:
+        clock: Gives the time between two tokens.
+        script: What is said.
+        interval: Seconds between two tokens.
+    """
+
+    name = "scripted"
+    capabilities = frozenset({Capability.PROMPT_INPUT, Capability.MAX_NEW_TOKENS_PER_RUN})
+
+    def __init__(self, clock: IReactorTime, script: Script = echo, interval: float = 0.0) -> None:
+        self._clock = clock
+        self._script = script
+        self._interval = interval
+
+    def createDefaultParam(self) -> RKLLMParam:
+        """Any ``model_path`` will do; -1 as ``max_new_tokens`` is no limit."""
+        return RKLLMParam(max_context_len=4096, max_new_tokens=-1)
+
+    def checkParam(self, param: RKLLMParam) -> Deferred[None]:
+        """A name is needed, nothing else."""
+        return succeed(None) if param.model_path else fail(ModelLoadFailed("model_path is empty"))
+
+    def init(self, param: RKLLMParam) -> Deferred[IModel]:
+        """There is nothing to load."""
+        return self.checkParam(param).addCallback(
+            lambda _: ScriptedModel(self._clock, self._script, self._interval, param.max_new_tokens)
+        )
+
+
+@implementer(IModel)
+class ScriptedModel(OptionalFunctions):
+    """See `ScriptedBackend`."""
+
+    capabilities = ScriptedBackend.capabilities
+
+    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int) -> None:
+        self._clock = clock
+        self._script = script
+        self._interval = interval
+        self._limit = limit
+        self._isDestroyed = False
+        self._generation: ScriptedGeneration | None = None
+
+    def run(
+        self, input: RKLLMInput, inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
+    ) -> IGeneration:
+        """See `IModel`."""
+        if self._isDestroyed:
+            raise ModelNotInitialized("this model is destroyed")
+        if self.isRunning():
+            raise ModelBusy
+        refuseUnsupported(input, inferParam, self.capabilities)
+        limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
+        words = len(list(echo(input)))
+        self._generation = ScriptedGeneration(
+            self._clock, iter(self._script(input)), self._interval, limit, words, receiver
+        )
+        return self._generation
+
+    def isRunning(self) -> bool:
+        """See `IModel`."""
+        return self._generation is not None and not self._generation.ended.called
+
+    def abort(self) -> None:
+        """See `IModel`."""
+        if self._generation is not None:
+            self._generation.abort()
+
+    def destroy(self) -> Deferred[None]:
+        """See `IModel`."""
+        self._isDestroyed = True
+        self.abort()
+        done: Deferred[None] = Deferred()
+        ended = self._generation.ended if self._generation is not None else succeed(None)
+        ended.addCallback(done.callback)
+        return done
+
+
+@implementer(IGeneration)
+class ScriptedGeneration:
+    """One token at each step of the clock."""
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        tokens: Iterator[str],
+        interval: float,
+        limit: int,
+        promptTokens: int,
+        receiver: IResultReceiver,
+    ) -> None:
+        self.ended: Deferred[None] = Deferred()
+        self._clock = clock
+        self._tokens = tokens
+        self._interval = interval
+        self._limit = limit
+        self._promptTokens = promptTokens
+        self._receiver = receiver
+        self._count = 0
+        self._began = clock.seconds()
+        self._next = clock.callLater(interval, self._step)
+        self._isAborted = False
+
+    def abort(self) -> None:
+        """See `IGeneration`."""
+        if not self._isAborted and not self.ended.called:
+            self._isAborted = True
+            self._next.reset(0)
+
+    def _step(self) -> None:
+        if self._isAborted:
+            self._finish("abort")
+        elif self._count == self._limit:
+            self._finish("length")
+        else:
+            self._say()
+
+    def _say(self) -> None:
+        try:
+            text = next(self._tokens, None)
+        except Exception:  # noqa: BLE001  # a script may raise what it likes
+            self._receiver.generationFailed(Failure())
+            self.ended.callback(None)
+            return
+        if text is None:
+            self._finish("stop")
+            return
+        self._next = self._clock.callLater(self._interval, self._step)
+        self._count += 1
+        self._receiver.resultReceived(RKLLMResult(text=text, token_id=self._count), CallState.RKLLM_RUN_NORMAL)
+
+    def _finish(self, reason: str) -> None:
+        elapsed = (self._clock.seconds() - self._began) * 1000
+        perf = RKLLMPerfStat(
+            prefill_tokens=self._promptTokens, generate_time_ms=elapsed, generate_tokens=max(0, self._count - 1)
+        )
+        self.ended.callback(None)
+        self._receiver.generationFinished(perf, reason)
+
+
+def makeBackend(options: dict[str, str]) -> ScriptedBackend:
+    """For ``--backend scripted`` and ``scripted:interval=SECONDS``."""
+    from twisted.internet import reactor
+
+    clock: Any = reactor
+    try:
+        interval = convert(options.pop("interval", "0"), float, strict=False)
+    except ValidationError:
+        raise ValueError("interval: expected seconds, such as 0.05") from None
+    if options:
+        raise ValueError(f"{next(iter(options))}: unknown option, the scripted backend takes interval")
+    return ScriptedBackend(clock, interval=interval)

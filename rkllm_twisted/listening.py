@@ -1,0 +1,95 @@
+"""A Unix socket's path: whether it is free, and holding it (W-SOCKET)."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import socket
+import stat
+from contextlib import suppress
+
+
+class AddressUnusable(Exception):
+    """The path cannot be listened on; the message says why."""
+
+
+def probe(path: str) -> None:
+    """Refuse a path that cannot be listened on, and clear away a socket that nobody listens on any more.
+
+    Twisted's own lock file is not enough: a socket may be left without one, by another program, and a process id found
+    in a left one may live again as somebody else.
+
+    Args:
+        path: In the file system.
+
+    Raises:
+        AddressUnusable: Somebody answers there, or it is no socket, or nothing can be made there.
+    """
+    if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
+        raise AddressUnusable(f"{path}: its directory does not exist or cannot be written to")
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise AddressUnusable(f"{path}: there is a file that is not a socket; remove it or choose another path")
+    _clearIfStale(path)
+
+
+def _clearIfStale(path: str) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.setblocking(False)
+        found = client.connect_ex(path)
+    if found == errno.ECONNREFUSED:
+        for left in (path, f"{path}.lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(left)
+    elif found in (0, errno.EAGAIN):
+        raise AddressUnusable(f"{path}: a server is listening there already")
+    elif found != errno.ENOENT:
+        raise AddressUnusable(f"{path}: {os.strerror(found)}")
+
+
+class HeldPath:
+    """The right to a path, held by a lock that ends with the process, whatever way that ends.
+
+    Raises:
+        AddressUnusable: As `probe`, or another daemon holds it.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._name = f"{path}.flock"
+        self._descriptor = self._lock(path)
+        try:
+            probe(path)
+        except AddressUnusable:
+            self.release()
+            raise
+
+    def release(self) -> None:
+        """Give the path up."""
+        with suppress(FileNotFoundError):
+            os.unlink(self._name)
+        os.close(self._descriptor)
+
+    def _lock(self, path: str) -> int:
+        while True:
+            try:
+                descriptor = os.open(self._name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+            except OSError as error:
+                raise AddressUnusable(f"{self._name}: {error.strerror}") from None
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise AddressUnusable(f"{path}: another daemon holds it, or is starting there") from None
+            if self._isCurrent(descriptor):
+                return descriptor
+            os.close(descriptor)  # its holder removed the file between our open and our lock
+
+    def _isCurrent(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), os.stat(self._name))
+        except FileNotFoundError:
+            return False

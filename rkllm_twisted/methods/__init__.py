@@ -1,0 +1,1 @@
+"""Requests into methods: the table, what validates parameters, and what each method does."""

@@ -1,0 +1,215 @@
+"""The JSON of ``params`` into structs, with errors that name the place (W-PARAMS, W-ERRORS).
+
+A field that is left out or null takes the runtime's default, which is known only when the call is carried out. So
+structs are decoded into *partial* ones, in which what was not given is None, and `completed` fills these in.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import types
+import typing
+from enum import Enum
+from functools import cache
+from typing import Any, Generic, TypeVar, cast
+
+import msgspec
+from msgspec import Raw, Struct, structs
+
+from rkllm_twisted.errors import InvalidParams, ParseError
+
+Kind = TypeVar("Kind", bound=Struct)
+
+_WORDS = {"int": "integer", "float": "number", "str": "string", "bool": "true or false", "object": "object"}
+
+
+@cache
+def partial(kind: type[Struct]) -> type[Struct]:
+    """The twin of a struct in which every field that has a default may be null or left out, and is then None."""
+    fields: list[Any] = []
+    for name, annotation in typing.get_type_hints(kind, include_extras=True).items():
+        if name in kind.__struct_fields__:
+            twin = _partialOf(annotation)
+            fields.append((name, twin) if _isRequired(kind, name) else (name, typing.Union[twin, None], None))  # noqa: UP007
+    return msgspec.defstruct(
+        kind.__name__, fields, namespace={"ORIGINAL": kind}, forbid_unknown_fields=True, kw_only=True
+    )
+
+
+def completed(given: Kind, default: Kind | None = None) -> Kind:
+    """A whole struct out of a partial one.
+
+    Args:
+        given: A partial struct.
+        default: Where what was not given comes from; without it, the defaults of the struct's class.
+    """
+    values = {} if default is None else structs.asdict(default)
+    for name, value in structs.asdict(given).items():
+        if value is not None:
+            values[name] = _completedValue(value, values.get(name))
+    return cast("type[Kind]", _original(type(given)))(**values)
+
+
+def _completedValue(value: Any, default: Any) -> Any:
+    if isinstance(value, Struct):
+        return completed(value, default)
+    if isinstance(value, list) and value and isinstance(value[0], Struct):
+        return [completed(item) for item in value]
+    return value
+
+
+class ParamsDecoder(Generic[Kind]):
+    """Decodes the params of one method in the three shapes of W-PARAMS.
+
+    Args:
+        kind: A struct with a field for each C parameter after the handle, in C's order and under C's names.
+    """
+
+    def __init__(self, kind: type[Kind]) -> None:
+        self._kind = kind
+        hints = typing.get_type_hints(kind, include_extras=True)
+        self._types = {name: _partialOf(hints[name]) for name in kind.__struct_fields__}
+        self._decoders = {name: msgspec.json.Decoder(type) for name, type in self._types.items()}
+
+    def decode(self, params: bytes) -> Kind:
+        """Decode.
+
+        Args:
+            params: The JSON of the params; empty if there were none.
+
+        Returns:
+            The parameters; structs among them are partial.
+
+        Raises:
+            InvalidParams: Naming the JSON path, what was expected and what came.
+            ParseError: A string is no UTF-8.
+        """
+        values = {}
+        for name, (path, value) in self._given(params).items():
+            if value != b"null" or _isRequired(self._kind, name):
+                values[name] = self._decodeOne(name, path, value)
+        for name in self._kind.__struct_fields__:
+            if name not in values and _isRequired(self._kind, name):
+                raise InvalidParams(f"$.params: {name} is missing")
+        return self._kind(**values)
+
+    def _given(self, params: bytes) -> dict[str, tuple[str, bytes]]:
+        """The JSON of each parameter that was given, and its path."""
+        if not params:
+            return {}
+        return self._givenByPosition(params) if params[:1] == b"[" else self._givenByName(params)
+
+    def _givenByPosition(self, params: bytes) -> dict[str, tuple[str, bytes]]:
+        elements = [bytes(element) for element in msgspec.json.decode(params, type=list[Raw])]
+        first = 1 if elements and elements[0] == b"null" else 0
+        names = self._kind.__struct_fields__
+        if len(elements) - first > len(names):
+            takes = ", ".join(["handle", *names])
+            raise InvalidParams(f"$.params: expected at most {len(names) + 1} values ({takes}), got {len(elements)}")
+        return {
+            name: (f"$.params[{index}]", element)
+            for index, (name, element) in enumerate(zip(names, elements[first:]), first)  # noqa: B905  # the rest is left out
+        }
+
+    def _givenByName(self, params: bytes) -> dict[str, tuple[str, bytes]]:
+        given = {name: bytes(value) for name, value in msgspec.json.decode(params, type=dict[str, Raw]).items()}
+        handle = given.pop("handle", b"null")
+        if handle != b"null":
+            raise InvalidParams(f"$.params.handle: expected null (the one model), got {_shown(handle, '')}")
+        for name in given:
+            if name not in self._types:
+                raise InvalidParams(f"$.params.{name}: unknown parameter{_nearest(name, ['handle', *self._types])}")
+        return {name: (f"$.params.{name}", value) for name, value in given.items()}
+
+    def _decodeOne(self, name: str, path: str, value: bytes) -> Any:
+        try:
+            return self._decoders[name].decode(value)
+        except msgspec.ValidationError as error:
+            raise InvalidParams(explain(str(error), self._types[name], path, value)) from None
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ParseError(f"{path}: {error}") from None
+
+
+def explain(message: str, kind: Any, path: str, value: bytes) -> str:
+    """What msgspec said of a value, in the words of W-ERRORS.
+
+    Args:
+        message: Of the ``msgspec.ValidationError``.
+        kind: The type that was expected.
+        path: The JSON path of the value.
+        value: Its JSON.
+    """
+    found = re.fullmatch(r"(.*?)(?: - at `\$(.*)`)?", message, re.DOTALL)
+    what, inner = (found[1], found[2] or "") if found else (message, "")
+    place, here = path + inner, _typeAt(kind, inner)
+    if named := re.fullmatch(r"Object contains unknown field `(.*)`", what):
+        return f"{place}.{named[1]}: unknown field{_nearest(named[1], getattr(here, '__struct_fields__', ()))}"
+    if named := re.fullmatch(r"Object missing required field `(.*)`", what):
+        return f"{place}.{named[1]}: missing"
+    return f"{place}: expected {_expected(what, here)}, got {_shown(value, inner)}"
+
+
+def _expected(what: str, kind: Any) -> str:
+    if what.startswith("Invalid enum value") and isinstance(kind, type) and issubclass(kind, Enum):
+        return "one of " + ", ".join(str(member.value) for member in kind)
+    if named := re.match(r"Expected `(.*?)`(.*?)(?:, got .*)?$", what):
+        words = [_WORDS.get(word, word) for word in named[1].split(" | ") if word != "null"]
+        return " or ".join(words) + named[2]
+    return "a number that a C type can hold" if what == "Number out of range" else what
+
+
+def _shown(value: bytes, inner: str) -> str:
+    """The offending value, cut short."""
+    try:
+        found = msgspec.json.decode(value)
+        for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", inner):
+            found = found[key] if key else found[int(index)]
+        text = msgspec.json.encode(found).decode()
+    except (msgspec.DecodeError, LookupError, TypeError):
+        text = value.decode(errors="replace")
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _nearest(name: str, known: typing.Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    return f", the nearest known one is {near[0]}" if near else ""
+
+
+def _typeAt(kind: Any, inner: str) -> Any:
+    for key, _ in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", inner):
+        kind = _withoutNone(kind)
+        kind = typing.get_type_hints(kind, include_extras=True).get(key) if key else typing.get_args(kind)[0]
+    return _withoutNone(kind)
+
+
+def _withoutNone(annotation: Any) -> Any:
+    if _isUnion(annotation):
+        rest = [part for part in typing.get_args(annotation) if part is not type(None)]
+        return rest[0] if len(rest) == 1 else annotation
+    return annotation
+
+
+def _partialOf(annotation: Any) -> Any:
+    """The annotation with every struct in it replaced by its partial twin."""
+    if isinstance(annotation, type) and issubclass(annotation, Struct):
+        return partial(annotation)
+    if _isUnion(annotation):
+        return typing.Union[tuple(_partialOf(part) for part in typing.get_args(annotation))]  # noqa: UP007  # made here
+    if typing.get_origin(annotation) is list:
+        return list[_partialOf(typing.get_args(annotation)[0])]  # type: ignore[misc]  # made here
+    return annotation
+
+
+def _isUnion(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)
+
+
+def _isRequired(kind: type[Struct], name: str) -> bool:
+    field = next(field for field in structs.fields(kind) if field.name == name)
+    return field.required
+
+
+def _original(twin: type[Struct]) -> type[Struct]:
+    original: type[Struct] = twin.ORIGINAL  # type: ignore[attr-defined]  # `partial` gives it
+    return original

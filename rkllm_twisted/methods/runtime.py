@@ -1,0 +1,204 @@
+"""The methods ``rkllm.*``: the functions of the runtime, for the one model that is loaded (W-MODEL)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from msgspec import Struct, structs
+from twisted.internet.defer import Deferred, succeed
+
+from rkllm_twisted.errors import InvalidParams, ModelNotInitialized
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
+from rkllm_twisted.methods.decoding import completed
+from rkllm_twisted.methods.runs import Errand, Run
+from rkllm_twisted.methods.table import Answer, Method, NoParams
+from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.values import (
+    CallState,
+    CPUMask,
+    Delivery,
+    InferMode,
+    InputType,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMParam,
+    samplingOf,
+)
+from rkllm_twisted.wire.connection import Call, Connection
+from rkllm_twisted.wire.streams import LineStream
+
+
+class InitParams(Struct, frozen=True):
+    """Of ``rkllm.init``."""
+
+    param: RKLLMParam
+    """Partial: what is left out is the runtime's default."""
+    callback: None = None
+
+
+class RunParams(Struct, frozen=True):
+    """Of ``rkllm.run`` and ``rkllm.run_async``."""
+
+    rkllm_input: RKLLMInput
+    rkllm_infer_params: RKLLMInferParam | None = None
+    userdata: None = None
+    """The place of W-OPTIONS."""
+
+
+class RuntimeMethods:
+    """Carries out ``rkllm.*``.
+
+    Args:
+        backend: Loads models.
+        scheduler: Gives turns with the model.
+    """
+
+    def __init__(self, backend: IModelBackend, scheduler: Scheduler) -> None:
+        self._backend = backend
+        self._scheduler = scheduler
+        self._model: IModel | None = None
+        self._param = RKLLMParam()
+        self._runs: dict[Run, None] = {}
+
+    def methods(self) -> list[Method]:
+        """The rows of the table."""
+        return [
+            Method("rkllm.createDefaultParam", NoParams, self.createDefaultParam),
+            Method("rkllm.get_constants", NoParams, self.getConstants),
+            Method("rkllm.init", InitParams, self.init),
+            Method("rkllm.run", RunParams, self.run, streams=True),
+            Method("rkllm.run_async", RunParams, self.runAsync, streams=True),
+            Method("rkllm.abort", NoParams, self.abort),
+            Method("rkllm.is_running", NoParams, self.isRunning),
+            Method("rkllm.destroy", NoParams, self.destroy),
+        ]
+
+    def createDefaultParam(self, call: Call, params: NoParams) -> Answer:
+        """The parameters that ``rkllm.init`` takes where it is given none."""
+        return self._backend.createDefaultParam()
+
+    def getConstants(self, call: Call, params: NoParams) -> Answer:
+        """The names and numbers of the runtime's enums and CPU masks."""
+        return {
+            "CPU_MASKS": {mask.name: mask.value for mask in CPUMask},
+            "LLM_CALL_STATES": {state.name: state.value for state in CallState},
+            "INPUT_TYPES": {type.name: type.value for type in InputType},
+            "INFER_MODES": {mode.name: mode.value for mode in InferMode},
+        }
+
+    def init(self, call: Call, params: InitParams) -> Deferred[Answer]:
+        """Load a model, in the place of the one that is loaded."""
+        self._scheduler.checkRoom()
+        param = completed(params.param, self._backend.createDefaultParam())
+        checked = self._backend.checkParam(param)
+        # It has its place in the line from now on, or a run in the same packet would come before it.
+        errand = Errand(self._scheduler, call.connection, lambda: checked.addCallback(lambda _: self._load(param)))
+        call.cancelled = errand.withdraw
+        checked.addErrback(errand.giveUp)
+        return errand.done
+
+    def preload(self, model: str) -> Deferred[Answer]:
+        """Load a model before any client asks for one.
+
+        Args:
+            model: The ``model_path``.
+
+        Returns:
+            Fires when it is loaded, or fails as ``rkllm.init`` would.
+        """
+        param = structs.replace(self._backend.createDefaultParam(), model_path=model)
+        return Errand(self._scheduler, self, lambda: self._load(param)).done
+
+    def _inTurn(self, call: Call, work: Callable[[], Deferred[Answer]]) -> Deferred[Answer]:
+        errand = Errand(self._scheduler, call.connection, work)
+        call.cancelled = errand.withdraw
+        return errand.done
+
+    def _load(self, param: RKLLMParam) -> Deferred[Answer]:
+        return self._unload().addCallback(lambda _: self._backend.init(param)).addCallback(self._loaded, param)
+
+    def _loaded(self, model: IModel, param: RKLLMParam) -> Answer:
+        self._model, self._param = model, param
+        return {"success": True, "message": f"model loaded by the {self._backend.name} backend"}
+
+    def _unload(self) -> Deferred[None]:
+        model, self._model = self._model, None
+        return succeed(None) if model is None else model.destroy()
+
+    def run(self, call: Call, params: RunParams) -> None:
+        """Generate; the answer is a stream whose first line is data."""
+        self._scheduler.checkRoom()
+        self._enter(call, params, LineStream(call))
+
+    def runAsync(self, call: Call, params: RunParams) -> None:
+        """Generate; the answer is an acknowledgement as soon as the run has its place in the line, then the stream."""
+        stream = LineStream(call)
+        self._scheduler.checkRoom()
+        stream.acknowledge("run accepted")
+        self._enter(call, params, stream)
+
+    def _enter(self, call: Call, params: RunParams, stream: LineStream) -> None:
+        input = _wholeInput(params.rkllm_input)
+
+        def start(receiver: IResultReceiver) -> IGeneration:
+            inferParam = self._wholeInferParam(params.rkllm_infer_params)
+            return self._loadedModel().run(input, inferParam, receiver, Delivery())
+
+        run = Run(call.connection, stream, start, self._runs.pop)
+        self._runs[run] = None
+        call.cancelled = run.abort
+        run.enter(self._scheduler)
+
+    def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
+        """What was given, over the values that the model was loaded with."""
+        if given is None:
+            return RKLLMInferParam()
+        if given.sampling_params is None:
+            return completed(given)
+        return completed(given, RKLLMInferParam(sampling_params=samplingOf(self._param)))
+
+    def _loadedModel(self) -> IModel:
+        if self._model is None:
+            raise ModelNotInitialized("load a model with rkllm.init first")
+        return self._model
+
+    def abort(self, call: Call, params: NoParams) -> Answer:
+        """End the caller's own generations; if it has none, the running one of a peer with the same uid (W-ABORT)."""
+        mine = [run for run in self._runs if run.owner is call.connection]
+        others = [run for run in self._runs if run.isRunning and _areSameUser(run.owner, call.connection)]
+        chosen = mine or others
+        for run in chosen:
+            run.abort()
+        message = f"{len(chosen)} generation(s) aborted" if chosen else "no generation to abort"
+        return {"success": True, "message": message, "status_code": 0}
+
+    def isRunning(self, call: Call, params: NoParams) -> Answer:
+        """Whether a generation runs."""
+        return {"is_running": self._model is not None and self._model.isRunning(), "status_code": 0}
+
+    def destroy(self, call: Call, params: NoParams) -> Deferred[Answer]:
+        """Free the model."""
+        return self._inTurn(call, self._destroyed)
+
+    def _destroyed(self) -> Deferred[Answer]:
+        self._loadedModel()
+        return self._unload().addCallback(lambda _: {"success": True, "message": "model destroyed"})
+
+    def shutDown(self) -> Deferred[None]:
+        """Refuse what waits, abort what runs, free the model. Fires when it is freed."""
+        self._scheduler.close()
+        for run in list(self._runs):
+            run.abort()
+        return self._unload()
+
+
+def _wholeInput(given: RKLLMInput) -> RKLLMInput:
+    input = completed(given)
+    member = input.MEMBERS[input.input_type]
+    if getattr(input, member) is None:
+        raise InvalidParams(f"rkllm_input.{member}: missing, input_type {input.input_type.value} needs it")
+    return input
+
+
+def _areSameUser(one: Connection, other: Connection) -> bool:
+    return one.peer is not None and other.peer is not None and one.peer.uid == other.peer.uid

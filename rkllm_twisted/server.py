@@ -1,0 +1,216 @@
+"""The server side of the socket: lines between a transport and the methods (W-SOCKET to W-CLIENTS)."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IReactorFDSet,
+    IReadDescriptor,
+)
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import LineReceiver
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rkllm_twisted.errors import Busy, InvalidRequest, RKLLMError
+from rkllm_twisted.methods.table import MethodTable
+from rkllm_twisted.wire.connection import Connection, Peer
+from rkllm_twisted.wire.framing import Framing, LineTooLong
+from rkllm_twisted.wire.messages import NO_ID, errorLine
+
+LINGER = 5.0
+"""Seconds that a refused peer has to read its error and close (W-LIMIT)."""
+
+
+@implementer(IHalfCloseableProtocol)
+class ServerProtocol(LineReceiver):
+    """One connection.
+
+    Args:
+        factory: What all connections share.
+    """
+
+    delimiter = b"\n"
+    factory: ServerFactory
+
+    def __init__(self, factory: ServerFactory) -> None:
+        self.factory = factory
+        self.MAX_LENGTH = factory.maxLine
+        self._framing = Framing(factory.maxLine)
+        self._lingering: IDelayedCall | None = None
+        self._hangup: HangupWatch | None = None
+
+    def connectionMade(self) -> None:
+        """Greet nobody; only a connection above the limit hears something unasked."""
+        self._connection = Connection(self.transport.write, self.transport.loseConnection, peerOf(self.transport))
+        if not self.factory.admit(self):
+            limit = self.factory.maxClients
+            self._refuse(Busy(f"{limit} clients are connected, no more may"))
+
+    def dataReceived(self, data: bytes) -> None:
+        """Cut the data into lines. LineReceiver's own buffer would search an unfinished line anew with every piece."""
+        if self._lingering is not None:
+            return
+        try:
+            for line in self._framing.receive(data):
+                self.lineReceived(line)
+        except LineTooLong:
+            limit = self.factory.maxLine
+            self._refuse(InvalidRequest(f"a line may have {limit} bytes, this one is longer"))
+
+    def lineReceived(self, line: bytes) -> None:
+        """Carry a line out. Returns nothing: a Deferred would stop the lines behind it."""
+        call = self._connection.receive(line)
+        if call is not None:
+            self.factory.table.dispatch(call)
+
+    def readConnectionLost(self) -> None:
+        """The peer sends nothing more; it may still read (W-HALFCLOSE), or be gone (W-GONE)."""
+        if self._lingering is not None:
+            self.transport.abortConnection()
+            return
+        self.dataReceived(b"\n")  # ends a last line that has no end of its own
+        self._hangup = HangupWatch(self.transport, self.factory.reactor)
+        self._connection.finishReading()
+
+    def writeConnectionLost(self) -> None:
+        """Nothing more can be written: reading goes on until the peer closes."""
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Nobody wants the answers any more."""
+        if self._hangup is not None:
+            self._hangup.stop()
+        if self._lingering is not None:
+            _cancelIfActive(None, self._lingering)
+        self.factory.dismiss(self)
+        self._connection.lost()
+
+    def _refuse(self, error: RKLLMError) -> None:
+        """Say why, then end the writing side and drop what comes until the peer has closed.
+
+        Closing at once would reset the connection while the peer still sends, and take the error away from it.
+        """
+        self._connection.write(errorLine(NO_ID, error))
+        self._connection.lost()
+        self.transport.loseWriteConnection()
+        self._lingering = self.factory.reactor.callLater(LINGER, self.transport.abortConnection)
+
+
+class ServerFactory(Factory):
+    """What the connections share.
+
+    Args:
+        table: The methods.
+        reactor: Clock, and watcher of descriptors.
+        maxClients: The most connections at a time (W-CLIENTS).
+        maxLine: The longest line, in bytes (W-LIMIT).
+    """
+
+    noisy = False
+    log = Logger()
+
+    def __init__(self, table: MethodTable, reactor: Any, maxClients: int = 100, maxLine: int = 16 * 2**20) -> None:
+        self.table = table
+        self.reactor = reactor
+        self.maxClients = maxClients
+        self.maxLine = maxLine
+        self._connected: set[ServerProtocol] = set()
+        self._allClosed: Deferred[None] | None = None
+
+    def buildProtocol(self, addr: IAddress) -> ServerProtocol:
+        """A protocol for a new connection."""
+        return ServerProtocol(self)
+
+    def admit(self, protocol: ServerProtocol) -> bool:
+        """Whether there is room for one more connection."""
+        if len(self._connected) >= self.maxClients:
+            return False
+        self._connected.add(protocol)
+        return True
+
+    def dismiss(self, protocol: ServerProtocol) -> None:
+        """The connection is gone."""
+        self._connected.discard(protocol)
+        if not self._connected and self._allClosed is not None:
+            allClosed, self._allClosed = self._allClosed, None
+            allClosed.callback(None)
+
+    def closeAll(self) -> Deferred[None]:
+        """Close every connection once what was written to it has gone out; a peer that does not read has `LINGER`.
+
+        Fires when they are closed.
+        """
+        if not self._connected:
+            return succeed(None)
+        self._allClosed = Deferred()
+        allClosed = self._allClosed
+        for protocol in list(self._connected):
+            protocol.transport.loseConnection()
+        impatience = self.reactor.callLater(LINGER, self._abortAll)
+        return allClosed.addBoth(_cancelIfActive, impatience)
+
+    def _abortAll(self) -> None:
+        for protocol in list(self._connected):
+            protocol.transport.abortConnection()
+
+
+@implementer(IReadDescriptor)
+class HangupWatch:
+    """Closes a half-closed connection when its peer is gone altogether.
+
+    Twisted stops polling a descriptor whose peer has finished writing, so nothing would tell of the end. An epoll of
+    its own that asks for no event still reports EPOLLHUP, and is itself a descriptor that the reactor can read.
+    """
+
+    def __init__(self, transport: Any, reactor: IReactorFDSet) -> None:
+        self._transport = transport
+        self._reactor = reactor
+        self._epoll = select.epoll()
+        self._epoll.register(transport.fileno(), 0)
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """Of the epoll."""
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        """For the log."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """The peer has closed its side for good."""
+        self.stop()
+        self._transport.abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives up on the descriptor, which happens when it stops."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if not self._epoll.closed:
+            self._reactor.removeReader(self)
+            self._epoll.close()
+
+
+def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:
+    if delayed.active():
+        delayed.cancel()
+
+
+def peerOf(transport: Any) -> Peer | None:
+    """Who is at the other end of a Unix socket; None for any other transport."""
+    handle = getattr(transport, "getHandle", lambda: None)()
+    if handle is None or handle.family != socket.AF_UNIX:
+        return None
+    credentials = handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return Peer(*struct.unpack("3i", credentials))

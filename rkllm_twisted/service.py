@@ -1,0 +1,176 @@
+"""Where the parts meet: a service that listens and serves a backend."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from rkllm_twisted.backends import splitDescription
+from rkllm_twisted.interfaces import IModelBackend, IRuntime
+from rkllm_twisted.listening import HeldPath
+from rkllm_twisted.methods.runtime import RuntimeMethods
+from rkllm_twisted.methods.server import ServerMethods
+from rkllm_twisted.methods.table import MethodTable
+from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.server import ServerFactory
+
+DEFAULT_PATH = "/tmp/rkllm.sock"
+
+
+class RKLLMService(MultiService):
+    """Serves one backend on one endpoint.
+
+    Args:
+        backend: What runs the models: anything that adapts to `IModelBackend`.
+        listen: A Twisted server endpoint string, such as ``unix:/run/rkllm.sock``.
+        reactor: The reactor.
+        model: A ``model_path`` to load at start; None loads nothing.
+        maxClients: The most connections at a time (W-CLIENTS).
+        maxLine: The longest line of a client, in bytes (W-LIMIT).
+        maxQueue: The most requests that wait for the model (W-TURNS).
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        backend: IRuntime | IModelBackend,
+        listen: str,
+        reactor: Any,
+        model: str | None = None,
+        maxClients: int = 100,
+        maxLine: int = 16 * 2**20,
+        maxQueue: int = 64,
+    ) -> None:
+        super().__init__()
+        self._model = model
+        self._runtime = RuntimeMethods(IModelBackend(backend), Scheduler(maxQueue))
+        table = MethodTable([*self._runtime.methods(), *ServerMethods().methods()])
+        self._factory = ServerFactory(table, reactor, maxClients, maxLine)
+        self.listening = ListeningService(listen, self._factory, reactor)
+        self.listening.setServiceParent(self)
+
+    def startService(self) -> None:
+        """Listen, then load the model. Raises what keeps it from listening."""
+        super().startService()
+        if self._model is not None:
+            self._runtime.preload(self._model).addCallbacks(self._loaded, self._notLoaded)
+
+    def _loaded(self, answer: object) -> None:
+        self.log.info("Model {model} loaded", model=self._model)
+
+    def _notLoaded(self, failure: Failure) -> None:
+        self.log.critical(
+            "Model {model} is not loaded, clients must call rkllm.init: {reason}",
+            model=self._model,
+            reason=failure.getErrorMessage(),
+        )
+
+    def stopService(self) -> Deferred[None]:
+        """Listen no more, give every request its last line, free the model, close the connections."""
+        stopped: Deferred[None] = maybeDeferred(super().stopService)
+        stopped.addCallback(lambda _: self._runtime.shutDown())
+        return stopped.addCallback(lambda _: self._factory.closeAll())
+
+
+class ListeningService(Service):
+    """Listens on an endpoint, and fails to start where it cannot.
+
+    Twisted's StreamServerEndpointService logs a failed listen and goes on without.
+
+    Args:
+        listen: A server endpoint string.
+        factory: Makes the protocols.
+        reactor: The reactor.
+    """
+
+    log = Logger()
+
+    def __init__(self, listen: str, factory: IProtocolFactory, reactor: Any) -> None:
+        self._listen = listen
+        self._factory = factory
+        self._reactor = reactor
+        self._path = unixPath(listen)
+        self._held: HeldPath | None = None
+        self._port: IListeningPort | None = None
+
+    def startService(self) -> None:
+        """Listen.
+
+        Raises:
+            AddressUnusable: The path of a Unix socket is in use or cannot be.
+            CannotListenError: Whatever else keeps it from listening.
+        """
+        super().startService()
+        if self._path is not None:
+            self._held = HeldPath(self._path)
+        failures: list[Failure] = []
+        serverEndpoint(self._reactor, self._listen).listen(self._factory).addCallbacks(self._listens, failures.append)
+        if failures:
+            failures[0].raiseException()
+
+    def _listens(self, port: IListeningPort) -> None:
+        self._port = port
+        self.log.info("Server started successfully: listening on {address}", address=self._listen)
+
+    def stopService(self) -> Deferred[None]:
+        """Listen no more; the file of a Unix socket is removed."""
+        super().stopService()
+        port, self._port = self._port, None
+        stopped: Deferred[None] = succeed(None) if port is None else maybeDeferred(port.stopListening)
+        return stopped.addBoth(self._stopped)
+
+    def _stopped(self, outcome: object) -> None:
+        held, self._held = self._held, None
+        if held is not None:
+            held.release()
+        if isinstance(outcome, Failure):
+            self.log.failure("stopping to listen failed", failure=outcome)
+
+
+def unixPath(listen: str) -> str | None:
+    """The path in the file system that an endpoint string names; None for any other endpoint."""
+    if not listen.startswith("unix:"):
+        return None
+    return _unixParts(listen)[0]
+
+
+def serverEndpoint(reactor: Any, listen: str) -> IStreamServerEndpoint:
+    """The endpoint of a string. A Unix socket is for its owner alone unless the string has a ``mode``.
+
+    Raises:
+        ValueError: The string is none.
+    """
+    if unixPath(listen) is None:
+        return serverFromString(reactor, listen)
+    path, options = _unixParts(listen)
+    mode, backlog = int(options.get("mode", "600"), 8), int(options.get("backlog", "128"))
+    # wantPID is Twisted's lock file; `HeldPath` does more than that.
+    return UNIXServerEndpoint(reactor, path, backlog=backlog, mode=mode, wantPID=False)
+
+
+def _unixParts(listen: str) -> tuple[str, dict[str, str]]:
+    """The path and the options of ``unix:PATH:mode=…:backlog=…:lockfile=…`` or ``unix:address=PATH:…``."""
+    name, _, rest = listen.partition(":")
+    first, *others = _splitAtColons(rest)
+    if not first.startswith("address="):
+        first = f"address={first}"
+    _, options = splitDescription(":".join([name, first, *others]))
+    path = options.pop("address")
+    unknown = set(options) - {"mode", "backlog", "lockfile"}
+    if unknown or not path:
+        raise ValueError(
+            f"{listen!r}: {f'unknown option {min(unknown)}' if unknown else 'no path'}; expected unix:PATH:mode=660"
+        )
+    return path, options
+
+
+def _splitAtColons(text: str) -> list[str]:
+    return re.split(r"(?<!\\):", text)

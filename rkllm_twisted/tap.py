@@ -1,0 +1,131 @@
+"""The options of ``twistd rkllm``, and the service they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from msgspec import structs
+from twisted.internet.defer import Deferred
+from twisted.python import usage
+from twisted.python.failure import Failure
+
+from rkllm_twisted._version import __version__
+from rkllm_twisted.backends import backendMakers, makeBackend
+from rkllm_twisted.errors import RKLLMError
+from rkllm_twisted.interfaces import IModelBackend, IRuntime
+from rkllm_twisted.listening import AddressUnusable, probe
+from rkllm_twisted.service import DEFAULT_PATH, RKLLMService, serverEndpoint, unixPath
+
+
+class Options(usage.Options):
+    """What ``twistd rkllm --help`` shows.
+
+    Args:
+        environ: Where ``RKLLM_UDS_PATH`` and ``RKLLM_MAX_CLIENTS`` are looked up; the process's environment by default.
+    """
+
+    synopsis = "[options]"
+    longdesc = (
+        "Serve a language model to every program on this machine: JSON-RPC 2.0 on a Unix socket, streamed token by "
+        "token. Without options it listens on $RKLLM_UDS_PATH, else /tmp/rkllm.sock, with the best backend that this "
+        "machine can run, and a client loads the model (rkllm.init)."
+    )
+    optParameters = [
+        ["listen", "l", None, "Server endpoint string, e.g. unix:/run/rkllm.sock:mode=660 [unix:$RKLLM_UDS_PATH]"],
+        ["backend", "b", None, "Backend as NAME:key=value:..., e.g. llamacpp:threads=2 [the best one usable]"],
+        ["model", "m", None, "Model to load at start: a file, or a short name such as smollm2 [none]"],
+        ["max-clients", None, None, "The most connections at a time [$RKLLM_MAX_CLIENTS, else 100]"],
+        ["max-queue", None, "64", "The most requests that wait for the model"],
+        ["max-line", None, str(16 * 2**20), "The longest line of a client, in bytes"],
+    ]
+
+    def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
+        super().__init__()
+        self._environ = environ
+
+    def opt_list_backends(self) -> None:
+        """List the backends, and whether each can run here."""
+        for maker in backendMakers():
+            reason = maker.unusable()
+            usable = "usable" if reason is None else f"not usable here: {reason}"
+            print(f"{maker.name:10} {maker.description} ({usable})")  # noqa: T201  # the answer to the option
+        raise SystemExit(0)
+
+    def opt_version(self) -> None:
+        """Show the version."""
+        print(f"rkllm-twisted {__version__}")  # noqa: T201  # the answer to the option
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Parse, and end with one clear line where something is wrong (twistd would show all help and succeed)."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise SystemExit(f"rkllm: {error}") from None
+
+    def postOptions(self) -> None:
+        """Fill in what the environment says, and refuse values that are wrong."""
+        if self["listen"] is None:
+            # A colon in a path would end it in an endpoint string.
+            path = self._environ.get("RKLLM_UDS_PATH") or DEFAULT_PATH
+            self["listen"] = "unix:" + path.replace("\\", "\\\\").replace(":", "\\:")
+        source = "--max-clients"
+        if self["max-clients"] is None:
+            source, self["max-clients"] = "RKLLM_MAX_CLIENTS", self._environ.get("RKLLM_MAX_CLIENTS") or "100"
+        self["max-clients"] = _positive(source, self["max-clients"])
+        for name in ("max-queue", "max-line"):
+            self[name] = _positive(f"--{name}", self[name])
+
+
+def _positive(name: str, text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise usage.UsageError(f"{name}: expected a whole number from 1 up, got {text!r}")
+    return int(text)
+
+
+def makeService(options: Options) -> RKLLMService:
+    """The service that the options ask for.
+
+    Raises:
+        SystemExit: With one clear line, where something that they name is not there or cannot be used.
+    """
+    from twisted.internet import reactor
+
+    try:
+        backend = makeBackend(options["backend"])
+        _checkListen(reactor, options["listen"])
+        if options["model"] is not None:
+            _checkModel(backend, options["model"])
+    except (ValueError, AddressUnusable, RKLLMError) as error:
+        raise SystemExit(f"rkllm: {error}") from None
+    return RKLLMService(
+        backend,
+        options["listen"],
+        reactor,
+        options["model"],
+        options["max-clients"],
+        options["max-line"],
+        options["max-queue"],
+    )
+
+
+def _checkListen(reactor: Any, listen: str) -> None:
+    try:
+        serverEndpoint(reactor, listen)
+    except ValueError as error:
+        raise ValueError(f"--listen: {error}") from None
+    path = unixPath(listen)
+    if path is not None:
+        probe(path)
+
+
+def _checkModel(backend: IRuntime | IModelBackend, model: str) -> None:
+    """Refuse a model that can be seen to be none, as far as that takes no reactor."""
+    checked = backend.checkParam(structs.replace(backend.createDefaultParam(), model_path=model))
+    if isinstance(checked, Deferred):
+        failures: list[Failure] = []
+        checked.addErrback(failures.append)
+        if failures:
+            failures[0].raiseException()

@@ -1,0 +1,108 @@
+"""JSON-RPC 2.0 messages: a line into a request, an answer into a line (W-REQUEST, W-ID, W-ERRORS).
+
+Ids, params and results stay the bytes that they arrived as or were spelled as: an id goes back exactly as it came, and
+nothing is decoded before somebody knows its type.
+"""
+
+from __future__ import annotations
+
+import msgspec
+from msgspec import Raw, Struct
+
+from rkllm_twisted.errors import InvalidRequest, ParseError, RKLLMError
+
+NO_ID = b"null"
+"""The id of an answer whose request had none that could be read."""
+
+
+class Request(Struct, frozen=True):
+    """A request or, with ``id`` None, a notification."""
+
+    method: str
+    params: bytes
+    """The JSON of ``params``; empty if there was none."""
+    id: bytes | None
+    """The JSON of ``id``, as it came."""
+
+
+class Refused(Exception):
+    """A line that is no request. ``error`` says why, ``id`` is the id to answer with."""
+
+    def __init__(self, error: RKLLMError, id: bytes = NO_ID) -> None:
+        super().__init__(error)
+        self.error = error
+        self.id = id
+
+
+class _Envelope(Struct):
+    jsonrpc: Raw = Raw(b"")
+    method: Raw = Raw(b"")
+    params: Raw = Raw(b"")
+    id: Raw = Raw(b"")
+
+
+_decodeEnvelope = msgspec.json.Decoder(_Envelope).decode
+_decodeAny = msgspec.json.Decoder().decode
+encode = msgspec.json.Encoder().encode
+"""A value into JSON."""
+
+
+def parse(line: bytes) -> Request:
+    """Read a line.
+
+    Raises:
+        Refused: It is not JSON, or not a request.
+    """
+    try:
+        if not line.isascii():
+            line.decode()
+        envelope = _decodeEnvelope(line)
+    except msgspec.ValidationError:
+        raise Refused(InvalidRequest("a request is a JSON object")) from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused(ParseError(str(error))) from None
+    except RecursionError:
+        raise Refused(ParseError("nested too deeply")) from None
+    return _request(envelope)
+
+
+def _request(envelope: _Envelope) -> Request:
+    id = bytes(envelope.id) or None
+    if id is not None and not (id == NO_ID or id[:1] in b'"-0123456789'):
+        raise Refused(InvalidRequest("$.id: expected a string, a number or null"))
+    if bytes(envelope.jsonrpc) != b'"2.0"':
+        raise Refused(InvalidRequest('$.jsonrpc: expected "2.0"'), id or NO_ID)
+    if bytes(envelope.method)[:1] != b'"':
+        raise Refused(InvalidRequest("$.method: expected a string"), id or NO_ID)
+    params = bytes(envelope.params)
+    if params and params[:1] not in b"[{":
+        raise Refused(InvalidRequest("$.params: expected an array or an object, or none"), id or NO_ID)
+    return Request(_decodeAny(envelope.method), params, id)
+
+
+def idKey(id: bytes) -> bytes | str:
+    """What two ids have in common that are the same to JSON-RPC: strings may be escaped in different ways."""
+    return str(_decodeAny(id)) if id[:1] == b'"' else id
+
+
+def resultLine(id: bytes, result: bytes) -> bytes:
+    """The line of a response.
+
+    Args:
+        id: The id of the request, as it came.
+        result: The JSON of the result.
+    """
+    return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (id, result)
+
+
+def errorLine(id: bytes, error: RKLLMError) -> bytes:
+    """The line of an error response."""
+    return b'{"jsonrpc":"2.0","id":%b,"error":%b}\n' % (id, encode(errorObject(error)))
+
+
+def errorObject(error: RKLLMError) -> dict[str, object]:
+    """The ``error`` object of W-CODES."""
+    shown: dict[str, object] = {"code": error.code, "message": error.message}
+    if error.data or error.code > -32100:
+        shown["data"] = {"retryable": error.retryable, **error.data}
+    return shown
