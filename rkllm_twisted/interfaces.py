@@ -96,7 +96,7 @@ class IRuntimeModel(Interface):
         """
 
     def prepare() -> None:
-        """Forget every earlier `abort`: a run has been accepted, and from here on an abort is meant for it.
+        """Forget every earlier `abort`: a run has been accepted, an abort from here on is meant for it.
 
         Called in the thread that accepts the run, before the run's own thread gets to it, so that an abort in between
         is not lost.
@@ -151,7 +151,7 @@ class IGeneration(Interface):
     """A run in progress."""
 
     def abort() -> None:
-        """End it. Idempotent, returns at once; the receiver still gets exactly one ending, and no results after this."""
+        """End it. Idempotent, returns at once; the receiver gets no more results, and still exactly one ending."""
 
 
 class IModel(Interface):

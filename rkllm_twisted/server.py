@@ -14,6 +14,7 @@ from twisted.internet.interfaces import (
     IHalfCloseableProtocol,
     IReactorFDSet,
     IReadDescriptor,
+    ISystemHandle,
 )
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
@@ -41,6 +42,7 @@ class ServerProtocol(LineReceiver):
 
     delimiter = b"\n"
     factory: ServerFactory
+    transport: Any
 
     def __init__(self, factory: ServerFactory) -> None:
         self.factory = factory
@@ -79,7 +81,8 @@ class ServerProtocol(LineReceiver):
             self.transport.abortConnection()
             return
         self.dataReceived(b"\n")  # ends a last line that has no end of its own
-        self._hangup = HangupWatch(self.transport, self.factory.reactor)
+        if ISystemHandle.providedBy(self.transport) and IReactorFDSet.providedBy(self.factory.reactor):
+            self._hangup = HangupWatch(self.transport, self.factory.reactor)
         self._connection.finishReading()
 
     def writeConnectionLost(self) -> None:
@@ -126,7 +129,7 @@ class ServerFactory(Factory):
         self._connected: set[ServerProtocol] = set()
         self._allClosed: Deferred[None] | None = None
 
-    def buildProtocol(self, addr: IAddress) -> ServerProtocol:
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # type: ignore[override]  # Twisted says Factory twice
         """A protocol for a new connection."""
         return ServerProtocol(self)
 
@@ -209,8 +212,8 @@ def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:
 
 def peerOf(transport: Any) -> Peer | None:
     """Who is at the other end of a Unix socket; None for any other transport."""
-    handle = getattr(transport, "getHandle", lambda: None)()
-    if handle is None or handle.family != socket.AF_UNIX:
+    if not ISystemHandle.providedBy(transport) or transport.getHandle().family != socket.AF_UNIX:
         return None
+    handle = transport.getHandle()
     credentials = handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return Peer(*struct.unpack("3i", credentials))

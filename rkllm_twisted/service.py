@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, maybeDeferred, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
 from twisted.logger import Logger
@@ -75,7 +75,7 @@ class RKLLMService(MultiService):
 
     def stopService(self) -> Deferred[None]:
         """Listen no more, give every request its last line, free the model, close the connections."""
-        stopped: Deferred[None] = maybeDeferred(super().stopService)
+        stopped: Deferred[Any] = super().stopService()
         stopped.addCallback(lambda _: self._runtime.shutDown())
         return stopped.addCallback(lambda _: self._factory.closeAll())
 
@@ -124,8 +124,8 @@ class ListeningService(Service):
         """Listen no more; the file of a Unix socket is removed."""
         super().stopService()
         port, self._port = self._port, None
-        stopped: Deferred[None] = succeed(None) if port is None else maybeDeferred(port.stopListening)
-        return stopped.addBoth(self._stopped)
+        stopped = None if port is None else port.stopListening()
+        return (stopped or succeed(None)).addBoth(self._stopped)
 
     def _stopped(self, outcome: object) -> None:
         held, self._held = self._held, None
@@ -149,7 +149,8 @@ def serverEndpoint(reactor: Any, listen: str) -> IStreamServerEndpoint:
         ValueError: The string is none.
     """
     if unixPath(listen) is None:
-        return serverFromString(reactor, listen)
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, listen)
+        return endpoint
     path, options = _unixParts(listen)
     mode, backlog = int(options.get("mode", "600"), 8), int(options.get("backlog", "128"))
     # wantPID is Twisted's lock file; `HeldPath` does more than that.

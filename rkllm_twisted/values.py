@@ -89,7 +89,7 @@ class Value(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """The base of what a client may send: unknown fields are refused."""
 
 
-class RKLLMExtendParam(Value):
+class RKLLMExtendParam(Value, frozen=True):
     """The extended parameters of `RKLLMParam`."""
 
     base_domain_id: Int32 = 0
@@ -107,7 +107,7 @@ class RKLLMExtendParam(Value):
     reserved: None = None
 
 
-class RKLLMParam(Value):
+class RKLLMParam(Value, frozen=True):
     """What a model is loaded with. ``RKLLMParam`` of ``rkllm.h``."""
 
     model_path: str = ""
@@ -140,7 +140,7 @@ class RKLLMParam(Value):
     extend_param: RKLLMExtendParam = RKLLMExtendParam()
 
 
-class RKLLMSamplingParam(Value):
+class RKLLMSamplingParam(Value, frozen=True):
     """The sampling parameters of one run (runtime 1.3); the same meanings as in `RKLLMParam`."""
 
     top_k: Int32 = 40
@@ -154,20 +154,20 @@ class RKLLMSamplingParam(Value):
     mirostat_eta: float = 0.1
 
 
-class RKLLMLoraParam(Value):
+class RKLLMLoraParam(Value, frozen=True):
     """Which loaded LoRA adapter a run uses."""
 
     lora_adapter_name: str
 
 
-class RKLLMPromptCacheParam(Value):
+class RKLLMPromptCacheParam(Value, frozen=True):
     """Whether a run saves its prompt's KV cache, and where."""
 
     save_prompt_cache: Flag = 0
     prompt_cache_path: str = ""
 
 
-class RKLLMInferParam(Value):
+class RKLLMInferParam(Value, frozen=True):
     """How one run infers."""
 
     mode: InferMode = InferMode.RKLLM_INFER_GENERATE
@@ -181,21 +181,21 @@ class RKLLMInferParam(Value):
     """0 or less takes the value of init."""
 
 
-class RKLLMEmbedInput(Value):
+class RKLLMEmbedInput(Value, frozen=True):
     """Embeddings instead of text: ``n_tokens`` rows of float32, flat and row-major."""
 
     embed: list[float]
     n_tokens: Size
 
 
-class RKLLMTokenInput(Value):
+class RKLLMTokenInput(Value, frozen=True):
     """Token ids instead of text."""
 
     input_ids: list[Int32]
     n_tokens: Size
 
 
-class RKLLMImage(Value):
+class RKLLMImage(Value, frozen=True):
     """The image block of a multimodal input of runtime 1.3."""
 
     image_embed: list[float] = []
@@ -208,7 +208,7 @@ class RKLLMImage(Value):
     image_height: Size = 0
 
 
-class RKLLMVideo(Value):
+class RKLLMVideo(Value, frozen=True):
     """The video block of a multimodal input of runtime 1.3."""
 
     video_embed: list[float] = []
@@ -222,7 +222,7 @@ class RKLLMVideo(Value):
     frame_height: Size = 0
 
 
-class RKLLMAudio(Value):
+class RKLLMAudio(Value, frozen=True):
     """The audio block of a multimodal input of runtime 1.3.1."""
 
     audio_embed: list[float] = []
@@ -233,7 +233,7 @@ class RKLLMAudio(Value):
     audio_content: str = ""
 
 
-class RKLLMMultiModalInput(Value):
+class RKLLMMultiModalInput(Value, frozen=True):
     """Text with embeddings of images, flat as in runtime 1.2 or in blocks as in 1.3."""
 
     prompt: str
@@ -247,7 +247,7 @@ class RKLLMMultiModalInput(Value):
     audio: RKLLMAudio | None = None
 
 
-class RKLLMInput(Value):
+class RKLLMInput(Value, frozen=True):
     """The input of one run; ``input_type`` says which of the last four members counts."""
 
     input_type: InputType = InputType.RKLLM_INPUT_PROMPT
@@ -267,7 +267,7 @@ class RKLLMInput(Value):
     }
 
 
-class RKLLMLoraAdapter(Value):
+class RKLLMLoraAdapter(Value, frozen=True):
     """A LoRA adapter to load."""
 
     lora_adapter_path: str
@@ -275,7 +275,7 @@ class RKLLMLoraAdapter(Value):
     scale: float = 1.0
 
 
-class RKLLMCrossAttnParam(Value):
+class RKLLMCrossAttnParam(Value, frozen=True):
     """The encoder's output for cross attention."""
 
     encoder_k_cache: list[float]
@@ -285,7 +285,7 @@ class RKLLMCrossAttnParam(Value):
     num_tokens: Size
 
 
-class Delivery(Value):
+class Delivery(Value, frozen=True):
     """How one run is delivered over the wire (W-OPTIONS); a backend needs it where it spells results itself."""
 
     stream: str = "lines"

@@ -173,7 +173,7 @@ class OptionalFunctions:
 
 @implementer(IRuntimeModel)
 class RuntimeModel(OptionalFunctions):
-    """A base for models of blocking runtimes. Subclasses define `run`, `abort` and `destroy`, and what else they can do."""
+    """A base for models of blocking runtimes. Subclasses define `run`, `abort`, `destroy` and what else they can do."""
 
     def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
         raise NotImplementedError(f"{type(self).__name__} must define run")

@@ -103,7 +103,7 @@ class ScriptedModel(OptionalFunctions):
 
     def isRunning(self) -> bool:
         """See `IModel`."""
-        return self._generation is not None and not self._generation.ended.called
+        return self._generation is not None and not self._generation.hasEnded
 
     def abort(self) -> None:
         """See `IModel`."""
@@ -134,6 +134,7 @@ class ScriptedGeneration:
         receiver: IResultReceiver,
     ) -> None:
         self.ended: Deferred[None] = Deferred()
+        self.hasEnded = False
         self._clock = clock
         self._tokens = tokens
         self._interval = interval
@@ -147,7 +148,7 @@ class ScriptedGeneration:
 
     def abort(self) -> None:
         """See `IGeneration`."""
-        if not self._isAborted and not self.ended.called:
+        if not self._isAborted and not self.hasEnded:
             self._isAborted = True
             self._next.reset(0)
 
@@ -163,8 +164,8 @@ class ScriptedGeneration:
         try:
             text = next(self._tokens, None)
         except Exception:  # noqa: BLE001  # a script may raise what it likes
-            self._receiver.generationFailed(Failure())
-            self.ended.callback(None)
+            failure = Failure()
+            self._end(lambda: self._receiver.generationFailed(failure))
             return
         if text is None:
             self._finish("stop")
@@ -178,8 +179,13 @@ class ScriptedGeneration:
         perf = RKLLMPerfStat(
             prefill_tokens=self._promptTokens, generate_time_ms=elapsed, generate_tokens=max(0, self._count - 1)
         )
+        self._end(lambda: self._receiver.generationFinished(perf, reason))
+
+    def _end(self, tell: Callable[[], None]) -> None:
+        # The receiver may start the next run at once, so this one is over before it is told.
+        self.hasEnded = True
+        tell()
         self.ended.callback(None)
-        self._receiver.generationFinished(perf, reason)
 
 
 def makeBackend(options: dict[str, str]) -> ScriptedBackend:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from threading import Thread
 from typing import Any, ParamSpec, TypeVar
 
@@ -84,9 +83,7 @@ class OneThread:
 
     def __init__(self, reactor: IReactorThreads) -> None:
         self.reactor = reactor
-        self._pool = ThreadPool(1, 1, "model")
-        # A thread that is stuck inside a runtime must not keep the process from ending.
-        self._pool.threadFactory = partial(Thread, daemon=True)
+        self._pool = _DaemonThreads(1, 1, "model")
         self._pool.start()
 
     def call(
@@ -99,6 +96,17 @@ class OneThread:
         """End the thread, which must have nothing left to do; hands ``outcome`` on."""
         self._pool.stop()
         return outcome
+
+
+class _DaemonThread(Thread):
+    """A thread that is stuck inside a runtime must not keep the process from ending."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **{**kwargs, "daemon": True})
+
+
+class _DaemonThreads(ThreadPool):
+    threadFactory = _DaemonThread
 
 
 @implementer(IModel)
@@ -234,7 +242,7 @@ class ThreadedGeneration:
             self._receiver.generationFinished(self._perf or NO_PERF, reason)
 
     def _failureOf(self, outcome: str | Failure | None) -> Failure | None:
-        """A run went well only if it returned and FINISH was seen; an aborted one may end in any way of the runtime's."""
+        """A run went well only if it returned and FINISH was seen; an aborted one may end as the runtime likes."""
         if isinstance(outcome, Failure):
             return None if self._isAborted and outcome.check(RuntimeCallFailed) else outcome
         if self._isAborted or (self._perf is not None and not self._hasError):

@@ -94,6 +94,14 @@ class ParamsDecoder(Generic[Kind]):
                 raise InvalidParams(f"$.params: {name} is missing")
         return self._kind(**values)
 
+    def locate(self, params: bytes, detail: str) -> str:
+        """A detail about a parameter by its name, ``$.param.FIELD: …``, as one about its place in these params."""
+        name = re.match(r"\$\.(\w+)", detail)
+        given = self._given(params)
+        if name is None or name[1] not in given:
+            return detail
+        return given[name[1]][0] + detail[name.end() :]
+
     def _given(self, params: bytes) -> dict[str, tuple[str, bytes]]:
         """The JSON of each parameter that was given, and its path."""
         if not params:
@@ -160,14 +168,16 @@ def _expected(what: str, kind: Any) -> str:
 
 
 def _shown(value: bytes, inner: str) -> str:
-    """The offending value, cut short."""
-    try:
-        found = msgspec.json.decode(value)
-        for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", inner):
-            found = found[key] if key else found[int(index)]
-        text = msgspec.json.encode(found).decode()
-    except (msgspec.DecodeError, LookupError, TypeError):
-        text = value.decode(errors="replace")
+    """The offending value as it came, cut short."""
+    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", inner):
+        try:
+            if key:
+                value = bytes(msgspec.json.decode(value, type=dict[str, Raw])[key])
+            else:
+                value = bytes(msgspec.json.decode(value, type=list[Raw])[int(index)])
+        except (msgspec.DecodeError, LookupError):
+            break
+    text = value.decode(errors="replace")
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 

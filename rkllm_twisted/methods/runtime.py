@@ -196,7 +196,7 @@ def _wholeInput(given: RKLLMInput) -> RKLLMInput:
     input = completed(given)
     member = input.MEMBERS[input.input_type]
     if getattr(input, member) is None:
-        raise InvalidParams(f"rkllm_input.{member}: missing, input_type {input.input_type.value} needs it")
+        raise InvalidParams(f"$.rkllm_input.{member}: missing, input_type {input.input_type.value} needs it")
     return input
 
 

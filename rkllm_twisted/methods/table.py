@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rkllm_twisted.errors import InternalError, MethodNotFound, RKLLMError
+from rkllm_twisted.errors import InternalError, InvalidParams, MethodNotFound, RKLLMError
 from rkllm_twisted.methods.decoding import ParamsDecoder
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
@@ -49,7 +49,22 @@ class Method:
 
     def __call__(self, call: Call) -> Answer | Deferred[Any] | None:
         """Decode the parameters and carry the call out."""
-        return self._carryOut(call, self._decoder.decode(call.params))
+        answer = self._carriedOut(call)
+        return answer.addErrback(self._located, call) if isinstance(answer, Deferred) else answer
+
+    def _carriedOut(self, call: Call) -> Answer | Deferred[Any] | None:
+        params = self._decoder.decode(call.params)
+        try:
+            return self._carryOut(call, params)
+        except InvalidParams:
+            self._located(Failure(), call)
+            raise
+
+    def _located(self, failure: Failure, call: Call) -> Failure:
+        """Whoever finds a value wrong knows the parameter's name; where it stood is known here."""
+        if isinstance(failure.value, InvalidParams):
+            failure.value.detail = self._decoder.locate(call.params, failure.value.detail)
+        return failure
 
 
 class MethodTable:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from array import array
+
 from rkllm_twisted.errors import Cancelled, RKLLMError
 from rkllm_twisted.values import (
     NO_HIDDEN_STATES,
@@ -57,7 +59,7 @@ def _spellTensors(result: RKLLMResult, state: CallState) -> bytes:
 
 
 def _floats(tensor: bytes | None) -> list[float] | None:
-    return None if tensor is None else memoryview(tensor).cast("f").tolist()
+    return None if tensor is None else array("f", tensor).tolist()
 
 
 def spellEnd(state: CallState, perf: RKLLMPerfStat = NO_PERF, **more: object) -> bytes:

@@ -1,0 +1,79 @@
+"""Receivers that keep what they get."""
+
+from __future__ import annotations
+
+import threading
+
+from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rkllm_twisted.interfaces import IResultReceiver
+from rkllm_twisted.values import CallState, EncodedResult, RKLLMPerfStat, RKLLMResult
+
+
+class BrokenPromise(AssertionError):
+    """A backend did what a receiver is promised not to see."""
+
+
+@implementer(IResultReceiver)
+class RecordingReceiver:
+    """Keeps the results of one generation and checks the promises that hold for all of them.
+
+    Attributes:
+        results: What came before the ending, in order.
+        ended: Fires with this receiver when the generation has finished, or fails as it did.
+        perf: The figures; None before the ending and after a failure.
+        reason: Why it finished.
+        firstResult: Fires with the first result, or with None if there was none.
+    """
+
+    def __init__(self) -> None:
+        self.results: list[RKLLMResult] = []
+        self.perf: RKLLMPerfStat | None = None
+        self.reason: str | None = None
+        self.endings = 0
+        self.ended: Deferred[RecordingReceiver] = Deferred()
+        self.firstResult: Deferred[RKLLMResult | None] = Deferred()
+        self._thread = threading.get_ident()
+
+    @property
+    def text(self) -> str:
+        """All text so far."""
+        return "".join(result.text or "" for result in self.results)
+
+    def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+        """See `IResultReceiver`."""
+        self._check(isinstance(result, RKLLMResult), "an encoded result, which this receiver does not read")
+        assert isinstance(result, RKLLMResult)
+        self._check(state in (CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING), f"a result with {state!r}")
+        waits = state is CallState.RKLLM_RUN_WAITING
+        self._check(not waits or result.text is None, f"text in the state WAITING: {result.text!r}")
+        self.results.append(result)
+        if not self.firstResult.called:
+            self.firstResult.callback(result)
+
+    def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:
+        """See `IResultReceiver`."""
+        self._end()
+        self.perf, self.reason = perf, reason
+        self.ended.callback(self)
+
+    def generationFailed(self, failure: Failure) -> None:
+        """See `IResultReceiver`."""
+        self._end()
+        self.ended.errback(failure)
+
+    def _end(self) -> None:
+        self._check(True, "")
+        self.endings += 1
+        if not self.firstResult.called:
+            self.firstResult.callback(None)
+
+    def _check(self, isKept: bool, what: str) -> None:
+        if threading.get_ident() != self._thread:
+            raise BrokenPromise("called in another thread than the reactor's")
+        if self.endings:
+            raise BrokenPromise("called after the ending")
+        if not isKept:
+            raise BrokenPromise(what)
