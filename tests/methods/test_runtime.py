@@ -1,0 +1,145 @@
+"""What a transcript cannot show of rkllm.*: a backend that takes its time, or fails."""
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+
+from rkllm_twisted.backends.scripted import ScriptedBackend
+from rkllm_twisted.errors import ModelLoadFailed, RuntimeCallFailed
+from rkllm_twisted.testing.peers import Server
+
+INIT = {"jsonrpc": "2.0", "id": "init", "method": "rkllm.init", "params": [{"model_path": "any"}]}
+RUN = {"jsonrpc": "2.0", "id": "run", "method": "rkllm.run", "params": [{"prompt_input": "one"}]}
+
+
+class SlowBackend(ScriptedBackend):
+    """Loads and checks when the test says so."""
+
+    def __init__(self, clock):
+        super().__init__(clock)
+        self.checks, self.loads = [], []
+
+    def checkParam(self, param):
+        self.checks.append(Deferred())
+        return self.checks[-1]
+
+    def init(self, param):
+        self.loads.append(Deferred())
+        loaded = super(SlowBackend, self).init
+        return self.loads[-1].addCallback(lambda _: ScriptedBackend(self._clock).init(param))
+
+
+def outcomes(messages):
+    """The id of each message, with what is telling in it."""
+    return [
+        (message["id"], message["error"]["code"] if "error" in message else message["result"].get("text", True))
+        for message in messages
+    ]
+
+
+def test_init_and_run_in_one_packet():
+    """W-STATE: the init has its place in the line before its parameters are checked."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    peer = Server(backend, clock).connect()
+    peer.send(b"".join(msgspec.json.encode(message) + b"\n" for message in (INIT, RUN)))
+    assert peer.received() == []
+    backend.checks[0].callback(None)
+    backend.loads[0].callback(None)
+    assert outcomes(peer.received()) == [("init", True), ("run", "one"), ("run", None)]
+
+
+def test_bad_parameters_are_refused_without_waiting_for_the_turn():
+    """W-MODEL."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    peer = Server(backend, clock).connect()
+    peer.send(INIT)
+    peer.send({**INIT, "id": "second"})
+    backend.checks[1].errback(ModelLoadFailed("no such file"))
+    assert outcomes(peer.received()) == [("second", -32005)]
+    backend.checks[0].errback(ModelLoadFailed("no such file"))
+    assert outcomes(peer.received()) == [("init", -32005)]
+
+
+def test_failed_load_leaves_the_daemon_alive():
+    """W-MODEL."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    peer = Server(backend, clock).connect()
+    peer.send(INIT)
+    backend.checks[0].callback(None)
+    backend.loads[0].errback(ModelLoadFailed("no memory"))
+    assert outcomes(peer.received()) == [("init", -32005)]
+    peer.send(RUN)
+    assert outcomes(peer.received()) == [("run", -32000)]
+
+
+def test_model_outlives_its_connection():
+    """W-MODEL, W-GONE: also if that goes away while it loads."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    server = Server(backend, clock)
+    first, second = server.connect(), server.connect()
+    first.send(INIT)
+    first.disconnect()
+    second.send(RUN)
+    backend.checks[0].callback(None)
+    backend.loads[0].callback(None)
+    assert outcomes(second.received()) == [("run", "one"), ("run", None)]
+
+
+def test_waiting_init_of_a_lost_connection_is_not_carried_out():
+    """W-GONE."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    server = Server(backend, clock)
+    first, second = server.connect(), server.connect()
+    first.send(INIT)
+    second.send(INIT)
+    second.disconnect()
+    for check in backend.checks:
+        check.callback(None)
+    backend.loads[0].callback(None)
+    assert len(backend.loads) == 1
+    assert outcomes(first.received()) == [("init", True)]
+
+
+def failing(input):
+    """Two tokens, then a failure."""
+    yield "one"
+    yield " two"
+    raise RuntimeCallFailed(function="rkllm_run", status=-1)
+
+
+def test_failure_in_the_middle_ends_the_run_and_not_the_next():
+    """W-LAST, W-FINISH."""
+    clock = Clock()
+    peer = Server(ScriptedBackend(clock, failing), clock).connect()
+    peer.send(INIT)
+    peer.send(RUN)
+    peer.send({**RUN, "id": "next"})
+    messages = peer.received()
+    assert outcomes(messages)[1:] == [("run", "one"), ("run", " two"), ("run", None)] + [
+        ("next", "one"), ("next", " two"), ("next", None)
+    ]  # fmt: skip
+    assert messages[3]["result"]["_callback_state"] == 3
+    assert messages[3]["result"]["error"]["data"] == {"retryable": False, "function": "rkllm_run", "status": -1}
+
+
+def test_shutting_down_gives_everyone_a_last_line():
+    """W-LAST, W-CODES: -32003."""
+    clock = Clock()
+    server = Server(ScriptedBackend(clock, interval=1), clock)
+    peer = server.connect()
+    peer.send(INIT)
+    peer.send(RUN)
+    peer.received(1)
+    peer.send({**RUN, "id": "waiting"})
+    done = server.runtime.shutDown()
+    messages = peer.received()
+    assert outcomes(messages) == [("waiting", -32003), ("run", None)]
+    assert messages[1]["result"]["finish_reason"] == "abort"
+    assert done.called
+    peer.send(RUN)
+    assert outcomes(peer.received()) == [("run", -32003)]
