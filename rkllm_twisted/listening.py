@@ -1,4 +1,4 @@
-"""A Unix socket's path: whether it is free, and holding it (W-SOCKET)."""
+"""Where to listen: endpoint strings, and holding the path of a Unix socket (W-SOCKET)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,49 @@ import os
 import socket
 import stat
 from contextlib import suppress
+from typing import Any
+
+from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
+from twisted.internet.interfaces import IStreamServerEndpoint
+
+from rkllm_twisted.backends import splitDescription
 
 
 class AddressUnusable(Exception):
     """The path cannot be listened on; the message says why."""
+
+
+def unixPath(listen: str) -> str | None:
+    """The path in the file system that a server endpoint string names; None for any other endpoint."""
+    return _unixOptions(listen)["address"] if listen.startswith("unix:") else None
+
+
+def serverEndpoint(reactor: Any, listen: str) -> IStreamServerEndpoint:
+    """The endpoint of a string. A Unix socket is for its owner alone unless the string has a ``mode``.
+
+    Raises:
+        ValueError: The string is none.
+    """
+    if not listen.startswith("unix:"):
+        endpoint: IStreamServerEndpoint = serverFromString(reactor, listen)
+        return endpoint
+    options = _unixOptions(listen)
+    try:
+        mode, backlog = int(options.get("mode", "600"), 8), int(options.get("backlog", "128"))
+    except ValueError:
+        raise ValueError(f"{listen!r}: expected mode as octal digits and backlog as a number") from None
+    # wantPID is Twisted's lock file; `HeldPath` does more than that.
+    return UNIXServerEndpoint(reactor, options["address"], backlog=backlog, mode=mode, wantPID=False)
+
+
+def _unixOptions(listen: str) -> dict[str, str]:
+    """The options of ``unix:PATH:mode=…:backlog=…``; ``lockfile`` is known to Twisted and of no use here."""
+    _, options = splitDescription(listen, unnamed="address")
+    unknown = set(options) - {"address", "mode", "backlog", "lockfile"}
+    if unknown or not options["address"]:
+        wrong = f"unknown option {min(unknown)}" if unknown else "no path"
+        raise ValueError(f"{listen!r}: {wrong}; expected unix:PATH:mode=660")
+    return options
 
 
 def probe(path: str) -> None:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from typing import Any
 
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
-from twisted.internet.interfaces import IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rkllm_twisted.backends import splitDescription
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
-from rkllm_twisted.listening import HeldPath
+from rkllm_twisted.listening import HeldPath, serverEndpoint, unixPath
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import ServerMethods
 from rkllm_twisted.methods.table import MethodTable
@@ -133,45 +130,3 @@ class ListeningService(Service):
             held.release()
         if isinstance(outcome, Failure):
             self.log.failure("stopping to listen failed", failure=outcome)
-
-
-def unixPath(listen: str) -> str | None:
-    """The path in the file system that an endpoint string names; None for any other endpoint."""
-    if not listen.startswith("unix:"):
-        return None
-    return _unixParts(listen)[0]
-
-
-def serverEndpoint(reactor: Any, listen: str) -> IStreamServerEndpoint:
-    """The endpoint of a string. A Unix socket is for its owner alone unless the string has a ``mode``.
-
-    Raises:
-        ValueError: The string is none.
-    """
-    if unixPath(listen) is None:
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, listen)
-        return endpoint
-    path, options = _unixParts(listen)
-    mode, backlog = int(options.get("mode", "600"), 8), int(options.get("backlog", "128"))
-    # wantPID is Twisted's lock file; `HeldPath` does more than that.
-    return UNIXServerEndpoint(reactor, path, backlog=backlog, mode=mode, wantPID=False)
-
-
-def _unixParts(listen: str) -> tuple[str, dict[str, str]]:
-    """The path and the options of ``unix:PATH:mode=…:backlog=…:lockfile=…`` or ``unix:address=PATH:…``."""
-    name, _, rest = listen.partition(":")
-    first, *others = _splitAtColons(rest)
-    if not first.startswith("address="):
-        first = f"address={first}"
-    _, options = splitDescription(":".join([name, first, *others]))
-    path = options.pop("address")
-    unknown = set(options) - {"mode", "backlog", "lockfile"}
-    if unknown or not path:
-        raise ValueError(
-            f"{listen!r}: {f'unknown option {min(unknown)}' if unknown else 'no path'}; expected unix:PATH:mode=660"
-        )
-    return path, options
-
-
-def _splitAtColons(text: str) -> list[str]:
-    return re.split(r"(?<!\\):", text)

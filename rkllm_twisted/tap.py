@@ -15,8 +15,8 @@ from rkllm_twisted._version import __version__
 from rkllm_twisted.backends import backendMakers, makeBackend
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
-from rkllm_twisted.listening import AddressUnusable, probe
-from rkllm_twisted.service import DEFAULT_PATH, RKLLMService, serverEndpoint, unixPath
+from rkllm_twisted.listening import AddressUnusable, probe, serverEndpoint, unixPath
+from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
 
 
 class Options(usage.Options):
@@ -57,6 +57,11 @@ class Options(usage.Options):
         """Show the version."""
         print(f"rkllm-twisted {__version__}")  # noqa: T201  # the answer to the option
         raise SystemExit(0)
+
+    def parseArgs(self, *extra: str) -> None:
+        """There are only options."""
+        if extra:
+            raise usage.UsageError(f"{extra[0]!r}: unexpected, options begin with --")
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
         """Parse, and end with one clear line where something is wrong (twistd would show all help and succeed)."""

@@ -40,11 +40,12 @@ class NoSuchBackend(ValueError):
     """No backend of that name, or none that can run here. The message lists what there is."""
 
 
-def splitDescription(description: str) -> tuple[str, dict[str, str]]:
+def splitDescription(description: str, unnamed: str = "") -> tuple[str, dict[str, str]]:
     r"""Split a string in the manner of endpoint strings.
 
     Args:
         description: ``name:key=value:key=value``; a colon or backslash inside a value is written ``\:`` or ``\\``.
+        unnamed: The key of the first value, if that may stand without one.
 
     Returns:
         The name and the pairs.
@@ -54,7 +55,9 @@ def splitDescription(description: str) -> tuple[str, dict[str, str]]:
     """
     name, *parts = (re.sub(r"\\(.)", r"\1", part) for part in re.findall(r"(?:^|:)((?:\\.|[^:\\])*)", description))
     pairs: dict[str, str] = {}
-    for part in parts:
+    for index, part in enumerate(parts):
+        if unnamed and index == 0 and not part.startswith(f"{unnamed}="):
+            part = f"{unnamed}={part}"  # noqa: PLW2901  # the same part, spelled out
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"{description!r}: {part!r} should be key=value")

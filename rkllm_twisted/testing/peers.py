@@ -36,11 +36,16 @@ class PeerTransport(StringTransport):
     def __init__(self, uid: int) -> None:
         super().__init__()
         self.writeClosed = False
+        self.aborting = False
         self._uid = uid
 
     def loseWriteConnection(self) -> None:
         """Remember."""
         self.writeClosed = True
+
+    def abortConnection(self) -> None:
+        """Remember."""
+        self.aborting = True
 
     def getHandle(self) -> PeerTransport:
         """Stands for its socket too."""

@@ -53,7 +53,11 @@ def test_string_that_is_not_utf8():
 
 @pytest.mark.parametrize(
     ("params", "place"),
-    [(b"[null,{}]", "$.params[1].top_p: bad"), (b"[{}]", "$.params[0].top_p: bad"), (b'{"param":{}}', "$.params.param.top_p: bad")],
+    [
+        (b"[null,{}]", "$.params[1].top_p: bad"),
+        (b"[{}]", "$.params[0].top_p: bad"),
+        (b'{"param":{}}', "$.params.param.top_p: bad"),
+    ],
 )
 def test_place_of_a_parameter_by_its_name(params, place):
     assert decoder.locate(params, "$.param.top_p: bad") == place
