@@ -1,8 +1,7 @@
-"""The guard of conftest.py, watched over: each thing that it should turn red."""
+"""The guard against silent failures, watched over: each thing that it should turn red."""
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -16,8 +15,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_guard_turns_red(case, tmp_path):
-    conftest = Path(__file__).with_name("conftest.py").read_text()
-    tmp_path.joinpath("conftest.py").write_text(conftest)
+    tmp_path.joinpath("conftest.py").write_text('pytest_plugins = ["rkllm_twisted.testing.guard"]\n')
     tmp_path.joinpath("test_case.py").write_text(f"def test_case():\n    {CASES[case]}\n")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--reactor=default", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)

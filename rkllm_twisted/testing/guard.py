@@ -1,0 +1,54 @@
+"""A pytest plugin: nothing may fail unseen. Load it with ``pytest_plugins = ["rkllm_twisted.testing.guard"]``."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from twisted.internet import reactor
+from twisted.logger import LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
+
+LoggedErrors = list[Failure]
+
+
+@pytest.fixture
+def flushErrors(_guard: LoggedErrors) -> Callable[..., LoggedErrors]:
+    """A function that takes the logged failures of the given types away from the guard and returns them."""
+
+    def flush(*types: type[BaseException]) -> LoggedErrors:
+        gc.collect()
+        flushed = [failure for failure in _guard if failure.check(*types)]
+        _guard[:] = [failure for failure in _guard if not failure.check(*types)]
+        return flushed
+
+    return flush
+
+
+@pytest.fixture(autouse=True)
+def _guard() -> Iterator[LoggedErrors]:
+    """Fails the test for a failure that nobody handled, an error that was logged, or a call left waiting.
+
+    pytest-twisted lets all three pass.
+    """
+    errors: LoggedErrors = []
+
+    def observe(event: dict[str, Any]) -> None:
+        if event["log_level"] is not None and event["log_level"] >= LogLevel.error:
+            errors.append(event.get("log_failure") or Failure(RuntimeError(str(event.get("log_format")))))
+
+    before = set(_delayedCalls())
+    globalLogPublisher.addObserver(observe)
+    yield errors
+    gc.collect()
+    globalLogPublisher.removeObserver(observe)
+    left = [str(call) for call in _delayedCalls() if call not in before]
+    assert not errors, "logged: " + "; ".join(failure.getTraceback() for failure in errors)
+    assert not left, f"left waiting: {left}"
+
+
+def _delayedCalls() -> list[Any]:
+    real: Any = reactor
+    return list(real.getDelayedCalls())
