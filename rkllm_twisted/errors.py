@@ -235,7 +235,8 @@ def fromWire(code: int, message: str, data: dict[str, object]) -> RKLLMError:
     kind = BY_CODE.get(code, RemoteError)
     error = kind.__new__(kind)
     summary = (kind.__doc__ or "").partition("\n")[0]
-    RKLLMError.__init__(error, message.removeprefix(f"{summary}: "), **data)
+    RKLLMError.__init__(error, "" if message == summary else message.removeprefix(f"{summary}: "))
+    error.data = data  # not as keywords: a server may name one as a parameter is named here
     if kind is RemoteError:
         error.code = code  # type: ignore[misc]  # the class of a code that is not known yet has no code of its own
     return error

@@ -78,8 +78,8 @@ class IRuntimeModel(Interface):
         """Generate, and return when the generation has ended.
 
         ``onResult`` gets each token with the state NORMAL, or WAITING with ``text`` None while a character is
-        unfinished (its text then comes whole, with a later result); at last one FINISH with ``perf``. What was left of an
-        unfinished character comes as U+FFFD in one NORMAL result with ``token_id`` -1 before the FINISH.
+        unfinished (its text then comes whole, with a later result), and at last one FINISH with ``perf``. What was left
+        of an unfinished character comes as U+FFFD in one NORMAL result with ``token_id`` -1 before the FINISH.
 
         Returns:
             Why it ended: ``"stop"``, ``"length"`` or ``"abort"``; None where the runtime does not tell.

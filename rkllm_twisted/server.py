@@ -212,8 +212,8 @@ def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:
 
 def peerOf(transport: Any) -> Peer | None:
     """Who is at the other end of a Unix socket; None for any other transport."""
-    if not ISystemHandle.providedBy(transport) or transport.getHandle().family != socket.AF_UNIX:
+    handle: Any = transport.getHandle() if ISystemHandle.providedBy(transport) else None
+    if handle is None or handle.family != socket.AF_UNIX:
         return None
-    handle = transport.getHandle()
     credentials = handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
     return Peer(*struct.unpack("3i", credentials))

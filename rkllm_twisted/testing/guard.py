@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 from twisted.internet import reactor
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
+from zope.interface import provider
 
 LoggedErrors = list[Failure]
 
@@ -35,6 +36,7 @@ def _guard() -> Iterator[LoggedErrors]:
     """
     errors: LoggedErrors = []
 
+    @provider(ILogObserver)
     def observe(event: dict[str, Any]) -> None:
         if event["log_level"] is not None and event["log_level"] >= LogLevel.error:
             errors.append(event.get("log_failure") or Failure(RuntimeError(str(event.get("log_format")))))

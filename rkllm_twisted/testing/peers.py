@@ -11,7 +11,6 @@ from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ISystemHandle
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
-
 from twisted.python.failure import Failure
 from zope.interface import implementer
 

@@ -136,7 +136,9 @@ def test_limit_of_clients_from_the_environment(daemon):
     assert server.connect().receive()["error"]["code"] == -32001
 
 
-@pytest.mark.parametrize("arguments", [["--backend", "nope"], ["--listen", "unix:/nonexistent/s"], ["--max-queue", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [["--backend", "nope"], ["--listen", "unix:/nonexistent/s"], ["--max-queue", "x"]]
+)
 @pytest.mark.parametrize("runner", [["twistd", "-n", "--pidfile="], ["twist"]])
 def test_bad_options_end_with_one_clear_line(runner, arguments, tmp_path):
     command = [str(BIN / runner[0]), *runner[1:], "rkllm", *arguments]

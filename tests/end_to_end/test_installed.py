@@ -14,6 +14,14 @@ ROOT = Path(__file__).parents[2]
 THIRD_PARTY = Path(__file__).with_name("third_party")
 
 
+@pytest.fixture(scope="module", autouse=True)
+def emptyEnvironment():
+    """Nothing of the checkout is seen by the programs of the empty environment."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PYTHONPATH", raising=False)
+        yield
+
+
 def run(*command, **options):
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, **options)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -25,7 +25,6 @@ class SlowBackend(ScriptedBackend):
 
     def init(self, param):
         self.loads.append(Deferred())
-        loaded = super(SlowBackend, self).init
         return self.loads[-1].addCallback(lambda _: ScriptedBackend(self._clock).init(param))
 
 
@@ -120,9 +119,8 @@ def test_failure_in_the_middle_ends_the_run_and_not_the_next():
     peer.send(RUN)
     peer.send({**RUN, "id": "next"})
     messages = peer.received()
-    assert outcomes(messages)[1:] == [("run", "one"), ("run", " two"), ("run", None)] + [
-        ("next", "one"), ("next", " two"), ("next", None)
-    ]  # fmt: skip
+    said = ["one", " two", None]
+    assert outcomes(messages)[1:] == [(id, text) for id in ("run", "next") for text in said]
     assert messages[3]["result"]["_callback_state"] == 3
     assert messages[3]["result"]["error"]["data"] == {"retryable": False, "function": "rkllm_run", "status": -1}
 

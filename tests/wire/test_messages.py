@@ -2,7 +2,7 @@
 
 import pytest
 
-from rkllm_twisted.errors import Cancelled, Busy
+from rkllm_twisted.errors import Busy, Cancelled
 from rkllm_twisted.wire.messages import Refused, errorLine, idKey, parse
 
 
