@@ -70,14 +70,18 @@ def _request(envelope: _Envelope) -> Request:
     id = bytes(envelope.id) or None
     if id is not None and not (id == NO_ID or id[:1] in b'"-0123456789'):
         raise Refused(InvalidRequest("$.id: expected a string, a number or null"))
-    if bytes(envelope.jsonrpc) != b'"2.0"':
+    if not _isString(envelope.jsonrpc) or _decodeAny(envelope.jsonrpc) != "2.0":
         raise Refused(InvalidRequest('$.jsonrpc: expected "2.0"'), id or NO_ID)
-    if bytes(envelope.method)[:1] != b'"':
+    if not _isString(envelope.method):
         raise Refused(InvalidRequest("$.method: expected a string"), id or NO_ID)
     params = bytes(envelope.params)
     if params and params[:1] not in b"[{":
         raise Refused(InvalidRequest("$.params: expected an array or an object, or none"), id or NO_ID)
     return Request(_decodeAny(envelope.method), params, id)
+
+
+def _isString(json: Raw) -> bool:
+    return bytes(json)[:1] == b'"'
 
 
 def idKey(id: bytes) -> bytes | str:

@@ -12,6 +12,19 @@ def test_id_is_kept_to_the_letter(id):
     assert parse(b'{"jsonrpc":"2.0", "id" : %b ,"method":"m"}' % id).id == id
 
 
+def test_version_may_be_escaped():
+    """W-REQUEST: it is the string that counts."""
+    assert parse(b'{"jsonrpc":"2\\u002e0","method":"m"}').method == "m"
+
+
+@pytest.mark.parametrize("version", [b"2.0", b"1e400", b'"2"', b"null", b'["2.0"]'])
+def test_other_versions(version):
+    """W-REQUEST."""
+    with pytest.raises(Refused) as refused:
+        parse(b'{"jsonrpc":%b,"method":"m","id":7}' % version)
+    assert (refused.value.error.code, refused.value.id) == (-32600, b"7")
+
+
 def test_notification_has_no_id():
     """W-NOTIFY."""
     assert parse(b'{"jsonrpc":"2.0","method":"m"}').id is None
