@@ -12,9 +12,10 @@ SOURCES := rkllm_twisted twisted tests
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
 
+# As it was given: without this, make would expand a $ in it.
+run: override export PROMPT := $(value PROMPT)
 run: $(VENV)/.run  ## Start the daemon with a small model on the CPU, ask it PROMPT="...", and chat
 	@scripts/run "$(BIN)" "$(MODEL)" "$$PROMPT"
-run: export PROMPT := $(PROMPT)
 
 test: check  ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
