@@ -153,6 +153,7 @@ def writeModel(
     contextLength: int = CONTEXT,
     chatTemplate: str | None = CHAT_TEMPLATE,
     addBegin: bool = False,
+    layers: int = LAYERS,
     alterTokens: Callable[[list[str]], None] = lambda tokens: None,
     alterWeights: Callable[[Weights], None] = lambda weights: None,
 ) -> Path:
@@ -166,6 +167,7 @@ def writeModel(
         eosAfter: In the style ``cycle``, the character after which the end token comes.
         contextLength: The limit that the model states.
         chatTemplate: Its chat template; None writes none.
+        layers: How many layers it says that it has; those it has are always the same.
         addBegin: Whether it asks for a begin token (``<|im_start|>``) before every text.
         alterTokens: May spoil the vocabulary.
         alterWeights: May spoil the weights.
@@ -183,7 +185,7 @@ def writeModel(
     writer.add_name(f"tiny {style} model")
     writer.add_context_length(contextLength)
     writer.add_embedding_length(WIDTH)
-    writer.add_block_count(LAYERS)
+    writer.add_block_count(layers)
     writer.add_feed_forward_length(FEED_FORWARD)
     writer.add_head_count(HEADS)
     writer.add_head_count_kv(KV_HEADS)

@@ -57,7 +57,7 @@ def splitDescription(description: str, unnamed: str = "") -> tuple[str, dict[str
     pairs: dict[str, str] = {}
     for index, part in enumerate(parts):
         if unnamed and index == 0 and not part.startswith(f"{unnamed}="):
-            part = f"{unnamed}={part}"  # noqa: PLW2901  # the same part, spelled out
+            part = f"{unnamed}={part}"  # the same part, spelled out
         key, equals, value = part.partition("=")
         if not equals:
             raise ValueError(f"{description!r}: {part!r} should be key=value")

@@ -1,4 +1,4 @@
-"""What the tests of this backend share: tiny models, a runtime, and short ways to run."""
+"""What the tests of this backend share: tiny models and a runtime."""
 
 from __future__ import annotations
 
@@ -11,67 +11,7 @@ from msgspec import structs
 
 from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.interfaces import IRuntime, IRuntimeModel
-from rkllm_twisted.values import (
-    CallState,
-    InputType,
-    RKLLMInferParam,
-    RKLLMInput,
-    RKLLMPerfStat,
-    RKLLMResult,
-    RKLLMSamplingParam,
-)
 from tests.tiny_model import writeModel
-
-
-class Run:
-    """A run and what came of it."""
-
-    def __init__(
-        self,
-        model: IRuntimeModel,
-        prompt: str | RKLLMInput,
-        inferParam: RKLLMInferParam | None = None,
-        onResult: Callable[[RKLLMResult, CallState], None] = lambda result, state: None,
-        prepare: bool = True,
-    ) -> None:
-        self.events: list[tuple[RKLLMResult, CallState]] = []
-
-        def received(result: RKLLMResult, state: CallState) -> None:
-            self.events.append((result, state))
-            onResult(result, state)
-
-        if isinstance(prompt, str):
-            prompt = RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input=prompt)
-        if prepare:
-            model.prepare()
-        self.reason = model.run(prompt, inferParam or RKLLMInferParam(), received)
-
-    @property
-    def results(self) -> list[RKLLMResult]:
-        """All but the FINISH, which must be the last."""
-        states = [state for _, state in self.events]
-        assert states.index(CallState.RKLLM_RUN_FINISH) == len(states) - 1
-        return [result for result, _ in self.events[:-1]]
-
-    @property
-    def text(self) -> str:
-        return "".join(result.text or "" for result in self.results)
-
-    @property
-    def tokens(self) -> list[int]:
-        return [result.token_id for result in self.results]
-
-    @property
-    def perf(self) -> RKLLMPerfStat:
-        return self.events[-1][0].perf
-
-
-GREEDY = RKLLMSamplingParam(top_k=1, repeat_penalty=1.0)
-
-
-def greedy(**fields: Any) -> RKLLMInferParam:
-    """Inference parameters of a greedy run without penalties."""
-    return RKLLMInferParam(sampling_params=GREEDY, **fields)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,118 @@
+"""Which parameters are refused, in whose words.
+
+Some are accepted without effect: ``is_async`` (never passed on, by the wire's contract), ``embed_flash`` and
+``base_domain_id`` (of the NPU), ``enabled_cpus_num`` and ``enabled_cpus_mask`` (which CPUs help the NPU; what computes
+here is the option ``threads``) and ``n_keep`` (a full context ends the run, nothing shifts).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import isfinite
+from typing import TypeVar
+
+from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported
+from rkllm_twisted.values import (
+    Capability,
+    InputType,
+    RKLLMInput,
+    RKLLMParam,
+    RKLLMSamplingParam,
+    samplingOf,
+)
+
+Number = TypeVar("Number", int, float)
+
+MAX_FLOAT = 3.4e38
+"""What fits a float of C; above it conversion gives infinity."""
+ROLES = ("user", "tool")
+
+
+def checkParam(param: RKLLMParam) -> None:
+    """Check everything of ``RKLLMParam`` but the file.
+
+    Raises:
+        InvalidParams: A value is out of range.
+        NotSupported: A field is set that this backend lacks.
+    """
+    check("$.param.max_context_len", param.max_context_len, "0 (default) or more", lambda value: value >= 0)
+    check("$.param.max_new_tokens", param.max_new_tokens, "-1 (as many as fit) or more", lambda value: value >= -1)
+    check("$.param.n_keep", param.n_keep, "-1 or more", lambda value: value >= -1)
+    checkSampling(samplingOf(param), "$.param")
+    check("$.param.extend_param.n_batch", param.extend_param.n_batch, "1 to 100", lambda value: 1 <= value <= 100)
+    if param.extend_param.n_batch > 1:
+        raise NotSupported("$.param.extend_param.n_batch is above 1", needs=Capability.BATCHES.value)
+    if param.extend_param.use_cross_attn:
+        raise NotSupported("$.param.extend_param.use_cross_attn is set", needs=Capability.CROSS_ATTENTION.value)
+    for name in ("img_start", "img_end", "img_content"):
+        if getattr(param, name):
+            raise NotSupported(f"$.param.{name} is set", needs=Capability.MULTIMODAL_INPUT.value)
+
+
+def checkContext(name: str, asked: int, limit: int | None) -> None:
+    """Refuse a context longer than the model was trained for, as RKLLM does.
+
+    Args:
+        name: What the client calls the model.
+        asked: ``max_context_len``, in tokens.
+        limit: The model's own limit; None is not known.
+
+    Raises:
+        ModelLoadFailed: ``asked`` is larger.
+    """
+    if limit is not None and asked > limit:
+        raise ModelLoadFailed(f"{name}: max_context_len is {asked}, the model's own limit is {limit} tokens")
+
+
+def checkSampling(sampling: RKLLMSamplingParam, where: str) -> None:
+    """Check the sampling parameters found at a JSON path. llama.cpp takes every nonsense in silence.
+
+    Raises:
+        InvalidParams: A value is out of range.
+    """
+    for name in sampling.__struct_fields__:
+        value = getattr(sampling, name)
+        check(f"{where}.{name}", value, "a finite number", lambda value: isfinite(value) and abs(value) <= MAX_FLOAT)
+    check(f"{where}.top_k", sampling.top_k, "0 (no limit) or more", lambda value: value >= 0)
+    check(f"{where}.top_p", sampling.top_p, "above 0, at most 1", lambda value: 0 < value <= 1)
+    check(f"{where}.temperature", sampling.temperature, "0 (greedy) or more", lambda value: value >= 0)
+    check(f"{where}.repeat_penalty", sampling.repeat_penalty, "above 0", lambda value: value > 0)
+    check(f"{where}.mirostat", sampling.mirostat, "0, 1 or 2", lambda value: value in (0, 1, 2))
+    if sampling.mirostat:
+        check(f"{where}.mirostat_tau", sampling.mirostat_tau, "above 0", lambda value: value > 0)
+        check(f"{where}.mirostat_eta", sampling.mirostat_eta, "0 or more", lambda value: value >= 0)
+
+
+def checkInput(input: RKLLMInput) -> None:
+    """Check that the member that ``input_type`` names is there and in itself consistent.
+
+    Raises:
+        InvalidParams: It is not.
+    """
+    member = RKLLMInput.MEMBERS[input.input_type]
+    if getattr(input, member) is None:
+        raise InvalidParams(f"$.rkllm_input.{member}: expected a value, as input_type is {input.input_type.name}")
+    if input.input_type is InputType.RKLLM_INPUT_PROMPT and input.role not in ROLES:
+        raise InvalidParams(f'$.rkllm_input.role: expected "user" or "tool", got {input.role!r}')
+
+
+def tokensOf(input: RKLLMInput, vocabularySize: int) -> list[int]:
+    """The ids of a token input. llama.cpp ends the process on an id that the vocabulary has not.
+
+    Raises:
+        InvalidParams: There are none, fewer than ``n_tokens`` says, or one is unknown.
+    """
+    assert input.token_input is not None
+    path, given = "$.rkllm_input.token_input", input.token_input
+    length = len(given.input_ids)
+    check(f"{path}.n_tokens", given.n_tokens, f"1 to {length}, as input_ids", range(1, length + 1).__contains__)
+    ids = given.input_ids[: given.n_tokens]
+    for index, token in enumerate(ids):
+        check(f"{path}.input_ids[{index}]", token, f"0 to {vocabularySize - 1}", range(vocabularySize).__contains__)
+    return ids
+
+
+def check(path: str, value: Number, expected: str, accepts: Callable[[Number], bool]) -> None:
+    """Raise InvalidParams unless ``accepts`` says yes to the value."""
+    if not accepts(value):
+        raise InvalidParams(f"{path}: expected {expected}, got {value!r}")

