@@ -71,8 +71,7 @@ class ServerProtocol(LineReceiver):
 
     def lineReceived(self, line: bytes) -> None:
         """Carry a line out. Returns nothing: a Deferred would stop the lines behind it."""
-        call = self._connection.receive(line)
-        if call is not None:
+        for call in self._connection.receive(line):
             self.factory.table.dispatch(call)
 
     def readConnectionLost(self) -> None:

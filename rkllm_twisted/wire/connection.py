@@ -1,4 +1,4 @@
-"""One peer's conversation: which of its requests are open, and that each gets exactly one last line (W-ID, W-LAST)."""
+"""One peer's conversation: which of its requests are open, and that each gets exactly one last line (W-ID, W-BATCH, W-LAST)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,19 @@ from collections.abc import Callable
 
 from msgspec import Raw, Struct
 
-from rkllm_twisted.errors import InvalidRequest, RKLLMError
-from rkllm_twisted.wire.messages import NO_ID, Refused, Request, errorLine, idKey, parse, resultLine
+from rkllm_twisted.errors import InvalidRequest, ParseError, RKLLMError
+from rkllm_twisted.wire.framing import documentsOf
+from rkllm_twisted.wire.messages import (
+    NO_ID,
+    Refused,
+    Request,
+    errorLine,
+    idKey,
+    notificationLine,
+    parse,
+    parseEntry,
+    resultLine,
+)
 
 
 class Peer(Struct, frozen=True):
@@ -22,10 +33,16 @@ class Call:
     """One request, from its line to its last line.
 
     After the last line, and for a notification, writing does nothing: whoever carries the request out need not know.
+
+    Args:
+        connection: Whose it is.
+        request: What is asked.
+        batch: The batch that it came in, which takes its answer.
     """
 
-    def __init__(self, connection: Connection, request: Request) -> None:
+    def __init__(self, connection: Connection, request: Request, batch: Batch | None = None) -> None:
         self.connection = connection
+        self.batch = batch
         self.method = request.method
         self.params = request.params
         self.id = request.id
@@ -35,20 +52,25 @@ class Call:
 
     def send(self, result: bytes) -> None:
         """Write a line that is not the last."""
-        if not self.isEnded and self.id is not None:
-            self.connection.write(resultLine(self.id, result))
+        if self.id is not None:
+            self._write(resultLine(self.id, result))
+
+    def notify(self, method: bytes, params: bytes) -> None:
+        """Write a notification that belongs to this call."""
+        if self.id is not None:
+            self._write(notificationLine(method, params))
 
     def finish(self, result: bytes) -> None:
         """Write the last line."""
-        if not self.isEnded and self.id is not None:
-            self.connection.write(resultLine(self.id, result))
+        if self.id is not None:
+            self._write(resultLine(self.id, result))
         self._end()
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
-        if not self.isEnded and self.id is not None:
+        if self.id is not None:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
-            self.connection.write(errorLine(NO_ID if error.code == -32700 else self.id, error))
+            self._write(errorLine(NO_ID if error.code == -32700 else self.id, error))
         self._end()
 
     def cancel(self) -> None:
@@ -56,10 +78,40 @@ class Call:
         if not self.isEnded and self.cancelled is not None:
             self.cancelled()
 
+    def _write(self, line: bytes) -> None:
+        if not self.isEnded:
+            (self.connection if self.batch is None else self.batch).write(line)
+
     def _end(self) -> None:
         if not self.isEnded:
             self.isEnded = True
+            if self.batch is not None:
+                self.batch.entryEnded()
             self.connection.callEnded(self)
+
+
+class Batch:
+    """The answers of a batch, kept until all have come; then they are one line, or none (W-BATCH).
+
+    Args:
+        connection: Whose it is.
+        size: How many entries it has.
+    """
+
+    def __init__(self, connection: Connection, size: int) -> None:
+        self._connection = connection
+        self._missing = size
+        self._answers: list[bytes] = []
+
+    def write(self, line: bytes) -> None:
+        """Keep an answer."""
+        self._answers.append(line.removesuffix(b"\n"))
+
+    def entryEnded(self) -> None:
+        """One entry has its answer, or needs none."""
+        self._missing -= 1
+        if not self._missing and self._answers:
+            self._connection.write(b"[%b]\n" % b",".join(self._answers))
 
 
 class Connection:
@@ -79,27 +131,54 @@ class Connection:
         self._unnamed: set[Call] = set()
         self._expectsMore = True
 
-    def receive(self, line: bytes) -> Call | None:
+    def receive(self, line: bytes) -> list[Call]:
         """Take a line.
 
         Returns:
-            The call that it makes; None if it made none, and was answered with an error.
+            The calls that it makes. What is no request is answered with an error here.
         """
         try:
-            return self._open(parse(line))
+            request = parse(line)
         except Refused as refused:
-            self.write(errorLine(refused.id, refused.error))
-            return None
+            return self._receiveEach(line, refused)
+        if isinstance(request, list):
+            return self._receiveBatch(request)
+        return self._open(request, None)
 
-    def _open(self, request: Request) -> Call:
-        call = Call(self, request)
+    def _receiveEach(self, line: bytes, refused: Refused) -> list[Call]:
+        """A line may be several messages without line feeds between them (W-BARE)."""
+        messages = [message for message in documentsOf(line) if message] if _isNotJson(refused) else []
+        if len(messages) > 1:
+            return [call for message in messages for call in self.receive(message)]
+        self.write(errorLine(refused.id, refused.error))
+        return []
+
+    def _receiveBatch(self, entries: list[bytes]) -> list[Call]:
+        batch = Batch(self, len(entries))
+        return [call for entry in entries for call in self._receiveEntry(entry, batch)]
+
+    def _receiveEntry(self, entry: bytes, batch: Batch) -> list[Call]:
+        try:
+            return self._open(parseEntry(entry), batch)
+        except Refused as refused:
+            batch.write(errorLine(refused.id, refused.error))
+            batch.entryEnded()
+            return []
+
+    def _open(self, request: Request, batch: Batch | None) -> list[Call]:
+        call = Call(self, request, batch)
         if request.id is None or request.id == NO_ID:
             self._unnamed.add(call)
-        elif (key := idKey(request.id)) in self._named:
-            raise Refused(InvalidRequest("$.id: a request with this id is in flight", id=Raw(request.id)))
-        else:
+        elif (key := idKey(request.id)) not in self._named:
             self._named[key] = call
-        return call
+        else:
+            # Its id is that of another request, so it is answered as if it had none.
+            twice = InvalidRequest("$.id: a request with this id is in flight", id=Raw(request.id))
+            (self if batch is None else batch).write(errorLine(NO_ID, twice))
+            if batch is not None:
+                batch.entryEnded()
+            return []
+        return [call]
 
     def find(self, id: bytes) -> Call | None:
         """The open call with this id."""
@@ -127,6 +206,10 @@ class Connection:
     def _closeIfDone(self) -> None:
         if not self._expectsMore and not self._named and not self._unnamed:
             self._close()
+
+
+def _isNotJson(refused: Refused) -> bool:
+    return refused.error.code == ParseError.code
 
 
 def _discard(data: bytes) -> None:

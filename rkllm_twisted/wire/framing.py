@@ -1,8 +1,18 @@
-"""Bytes of a stream into whole messages, in time linear in the bytes (W-LINE, W-SPLIT, W-LIMIT)."""
+"""Bytes of a stream into whole messages, in time linear in the bytes (W-LINE, W-SPLIT, W-BARE, W-LIMIT)."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+
+BARE_BYTES = 64 * 1024
+"""The longest message that may lack its line feed."""
+BARE_TRIES = 32
+"""How often an unfinished line is tried as a message that lacks its line feed."""
+
+_scan = json.JSONDecoder().raw_decode
+_BLANK = b" \t\r"
+_BLANKS = frozenset(" \t\r")
 
 
 class LineTooLong(Exception):
@@ -10,10 +20,10 @@ class LineTooLong(Exception):
 
 
 class Framing:
-    """Cuts a stream of bytes at its line feeds.
+    """Cuts a stream of bytes at its line feeds, and after complete JSON objects and arrays at the end of what has come.
 
-    Every byte is searched once and copied at most twice, whatever the size of the pieces it arrives in. At most
-    ``limit`` bytes of an unfinished line are kept.
+    Every byte is searched for a line feed once and copied at most twice, whatever the size of the pieces it arrives in.
+    At most ``limit`` bytes of an unfinished line are kept.
 
     Args:
         limit: The longest line accepted, in bytes, its ending not counted.
@@ -22,12 +32,14 @@ class Framing:
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unfinished = bytearray()
+        self._tries = 0
 
     def receive(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes of the stream.
 
         Yields:
-            Each message that they complete, without its line ending; empty lines are left out.
+            Each line that they complete, without its ending and without blanks around it; empty ones are left out. And
+            each message that lacks its line feed.
 
         Raises:
             LineTooLong: After the messages before the line that is too long.
@@ -35,11 +47,10 @@ class Framing:
         *ended, rest = data.split(b"\n")
         for line in ended:
             self._keep(line)
-            message = bytes(self._unfinished.removesuffix(b"\r"))
-            self._unfinished.clear()
-            if message:
-                yield message
+            yield from self._taken()
         self._keep(rest)
+        if self._mayBeBare():
+            yield from self._bare()
 
     def end(self) -> Iterator[bytes]:
         """Take the end of the stream: what it left without a line ending is a message too."""
@@ -50,3 +61,52 @@ class Framing:
         if len(self._unfinished) + len(data) > self._limit + 1:
             raise LineTooLong
         self._unfinished += data
+
+    def _taken(self) -> Iterator[bytes]:
+        """A line that has ended."""
+        line = bytes(self._unfinished.strip(_BLANK))
+        self._unfinished.clear()
+        self._tries = 0
+        if line:
+            yield line
+
+    def _mayBeBare(self) -> bool:
+        """Whether the bytes so far may be messages whose line feed was left out (W-BARE)."""
+        line = self._unfinished
+        return len(line) <= BARE_BYTES and self._tries < BARE_TRIES and line[-1:] in (b"}", b"]")
+
+    def _bare(self) -> Iterator[bytes]:
+        self._tries += 1
+        *documents, rest = documentsOf(bytes(self._unfinished))
+        if documents:
+            self._unfinished[:] = rest
+            self._tries = 0
+            yield from documents
+
+
+def documentsOf(line: bytes) -> list[bytes]:
+    """Cut complete JSON objects and arrays off the front of a line.
+
+    Args:
+        line: Without a line feed.
+
+    Returns:
+        These, and at last what is left: nothing, the beginning of one more, or no JSON at all.
+    """
+    documents = []
+    text = line.decode("latin-1")  # one character a byte, so that a place in the text is a place in the line
+    place = _afterBlanks(text, 0)
+    while text[place : place + 1] in ("{", "["):
+        try:
+            _, end = _scan(text, place)
+        except (ValueError, RecursionError):
+            break
+        documents.append(line[place:end])
+        place = _afterBlanks(text, end)
+    return [*documents, line[place:]]
+
+
+def _afterBlanks(text: str, place: int) -> int:
+    while text[place : place + 1] in _BLANKS:
+        place += 1
+    return place

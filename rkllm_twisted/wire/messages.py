@@ -1,4 +1,4 @@
-"""JSON-RPC 2.0 messages: a line into a request, an answer into a line (W-REQUEST, W-ID, W-ERRORS).
+"""JSON-RPC 2.0 messages: a line into requests, an answer into a line (W-REQUEST, W-ID, W-BATCH, W-ERRORS).
 
 Ids, params and results stay the bytes that they arrived as or were spelled as: an id goes back exactly as it came, and
 nothing is decoded before somebody knows its type.
@@ -11,6 +11,8 @@ from msgspec import Raw, Struct
 
 from rkllm_twisted.errors import InvalidRequest, ParseError, RKLLMError
 
+BATCH_LIMIT = 64
+"""The most entries of a batch."""
 NO_ID = b"null"
 """The id of an answer whose request had none that could be read."""
 
@@ -42,20 +44,26 @@ class _Envelope(Struct):
 
 
 _decodeEnvelope = msgspec.json.Decoder(_Envelope).decode
+_decodeEntries = msgspec.json.Decoder(list[Raw]).decode
 _decodeAny = msgspec.json.Decoder().decode
 encode = msgspec.json.Encoder().encode
 """A value into JSON."""
 
 
-def parse(line: bytes) -> Request:
+def parse(line: bytes) -> Request | list[bytes]:
     """Read a line.
 
+    Returns:
+        The request, or the JSON of each entry of a batch.
+
     Raises:
-        Refused: It is not JSON, or not a request.
+        Refused: It is neither.
     """
     try:
         if not line.isascii():
             line.decode()
+        if line[:1] == b"[":
+            return _entries(line)
         envelope = _decodeEnvelope(line)
     except msgspec.ValidationError:
         raise Refused(InvalidRequest("a request is a JSON object")) from None
@@ -64,6 +72,27 @@ def parse(line: bytes) -> Request:
     except RecursionError:
         raise Refused(ParseError("nested too deeply")) from None
     return _request(envelope)
+
+
+def parseEntry(entry: bytes) -> Request:
+    """Read an entry of a batch; one batch inside another is none.
+
+    Raises:
+        Refused: It is no request.
+    """
+    request = parse(entry)
+    if isinstance(request, list):
+        raise Refused(InvalidRequest("a batch has no batches in it"))
+    return request
+
+
+def _entries(line: bytes) -> list[bytes]:
+    entries = [bytes(entry) for entry in _decodeEntries(line)]
+    if not entries:
+        raise Refused(InvalidRequest("an empty batch"))
+    if len(entries) > BATCH_LIMIT:
+        raise Refused(InvalidRequest(f"a batch may have {BATCH_LIMIT} entries, this one has {len(entries)}"))
+    return entries
 
 
 def _request(envelope: _Envelope) -> Request:
@@ -97,6 +126,16 @@ def resultLine(id: bytes, result: bytes) -> bytes:
         result: The JSON of the result.
     """
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (id, result)
+
+
+def notificationLine(method: bytes, params: bytes) -> bytes:
+    """The line of a notification.
+
+    Args:
+        method: Its method, which needs no escaping.
+        params: The JSON of its params.
+    """
+    return b'{"jsonrpc":"2.0","method":"%b","params":%b}\n' % (method, params)
 
 
 def errorLine(id: bytes, error: RKLLMError) -> bytes:

@@ -15,7 +15,7 @@ class One(msgspec.Struct):
 def answerOf(carryOut, params=b"[]", kind=NoParams):
     """What a table with this one method answers."""
     written = []
-    call = Connection(written.append, lambda: None).receive(
+    [call] = Connection(written.append, lambda: None).receive(
         b'{"jsonrpc":"2.0","id":1,"method":"m","params":%b}' % params
     )
     MethodTable([Method("m", kind, carryOut)]).dispatch(call)

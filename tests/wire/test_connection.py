@@ -18,7 +18,8 @@ class Wire:
         self.closed += 1
 
     def call(self, id=b"1"):
-        return self.connection.receive(CALL % id)
+        calls = self.connection.receive(CALL % id)
+        return calls[0] if calls else None
 
 
 def test_one_last_line():

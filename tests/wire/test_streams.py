@@ -21,7 +21,7 @@ NORMAL = CallState.RKLLM_RUN_NORMAL
 
 def stream():
     written = []
-    call = Connection(written.append, lambda: None).receive(b'{"jsonrpc":"2.0","id":1,"method":"m"}')
+    [call] = Connection(written.append, lambda: None).receive(b'{"jsonrpc":"2.0","id":1,"method":"m"}')
     return LineStream(call), written
 
 
