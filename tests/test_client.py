@@ -2,168 +2,33 @@
 
 from __future__ import annotations
 
-import gc
 import json
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 import pytest_twisted
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, serverFromString
-from twisted.internet.error import ConnectionDone, ConnectionRefusedError
 from twisted.internet.error import ConnectionLost as TransportLost
-from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
-from zope.interface import implementer
 
 from rkllm_twisted import errors
 from rkllm_twisted.client import Base64Tensor, ConnectionLost, RKLLMClient, StreamResult, endpointOf
 from rkllm_twisted.values import RKLLMInferParam, RKLLMInput, RKLLMParam
-
-T = TypeVar("T")
-NO_TENSORS = {
-    "last_hidden_layer": {"hidden_states": None, "embd_size": 0, "num_tokens": 0},
-    "logits": {"logits": None, "vocab_size": 0, "num_tokens": 0},
-}
-NO_PERF = {
-    "prefill_time_ms": 0.0,
-    "prefill_tokens": 0,
-    "generate_time_ms": 0.0,
-    "generate_tokens": 0,
-    "memory_usage_mb": 0.0,
-}
-PERF = {
-    "prefill_time_ms": 20.0,
-    "prefill_tokens": 10,
-    "generate_time_ms": 50,
-    "generate_tokens": 2,
-    "memory_usage_mb": 99.5,
-}
-
-
-def token(text: str | None, state: int = 0, **more: object) -> dict[str, Any]:
-    return {"text": text, "token_id": 7, **NO_TENSORS, "perf": NO_PERF, "_callback_state": state, **more}
-
-
-def finish(reason: str = "stop", **more: object) -> dict[str, Any]:
-    return {**token(None, 2), "token_id": -1, "perf": PERF, "finish_reason": reason, **more}
-
-
-@implementer(IStreamClientEndpoint)
-class MemoryEndpoint:
-    """Connects to the transport that it holds."""
-
-    def __init__(self) -> None:
-        self.transport = StringTransport()
-        self.protocol: Protocol | None = None
-
-    def connect(self, factory: Factory) -> Deferred[Protocol]:
-        self.protocol = factory.buildProtocol(None)
-        self.protocol.makeConnection(self.transport)
-        return succeed(self.protocol)
-
-
-class Server:
-    """The other end: reads what the client wrote, and says lines."""
-
-    def __init__(self, **options: int) -> None:
-        endpoint = MemoryEndpoint()
-        self.client = fired(RKLLMClient.connect(endpoint, **options))
-        self.transport = endpoint.transport
-        assert endpoint.protocol is not None
-        self.protocol = endpoint.protocol
-
-    def received(self) -> list[dict[str, Any]]:
-        written = self.transport.value()
-        self.transport.clear()
-        assert not written or written.endswith(b"\n")
-        return [json.loads(line) for line in written.splitlines()]
-
-    def request(self) -> dict[str, Any]:
-        (request,) = self.received()
-        return request
-
-    def say(self, *messages: dict[str, Any]) -> None:
-        lines = [json.dumps({"jsonrpc": "2.0", **message}).encode() + b"\n" for message in messages]
-        self.protocol.dataReceived(b"".join(lines))
-
-    def answer(self, id: object, *results: object) -> None:
-        self.say(*({"id": id, "result": result} for result in results))
-
-    def refuse(self, id: object, code: int, message: str, **data: object) -> None:
-        self.say({"id": id, "error": {"code": code, "message": message, "data": data}})
-
-    def hangUp(self, reason: Exception | None = None) -> None:
-        self.protocol.connectionLost(Failure(reason or ConnectionDone()))
-
-
-def outcome(deferred: Deferred[T]) -> list[Any]:
-    """What it has fired with so far: nothing, a result or an exception. May be asked again."""
-    seen: list[Any] | None = vars(deferred).get("seenByTest")
-    if seen is None:
-        seen = vars(deferred)["seenByTest"] = []
-        deferred.addCallbacks(seen.append, lambda failure: seen.append(failure.value))
-    return seen
-
-
-def fired(deferred: Deferred[T]) -> T:
-    (result,) = outcome(deferred)
-    if isinstance(result, BaseException):
-        raise result
-    return result
-
-
-def failed(deferred: Deferred[Any]) -> BaseException:
-    (error,) = outcome(deferred)
-    assert isinstance(error, BaseException)
-    return error
-
-
-class Reader:
-    """A coroutine that reads a stream to its end and keeps what it saw."""
-
-    def __init__(self, stream: Any) -> None:
-        self.results: list[Any] = []
-        self.done = Deferred.fromCoroutine(self._read(stream))
-
-    async def _read(self, stream: Any) -> str:
-        async for result in stream:
-            self.results.append(result)
-        return "ended"
-
-    @property
-    def texts(self) -> list[str | None]:
-        return [result.text for result in self.results]
+from tests.spoken_server import Reader, connected, failed, finish, fired, outcome, token
+from tests.spoken_server import SpokenServer as Server
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    server = Server()
+    server = connected()
     yield server
     server.hangUp()
-
-
-@pytest.fixture(autouse=True)
-def nothingUnhandled(capsys: pytest.CaptureFixture[str]) -> Iterator[None]:
-    """No Deferred ends with a failure that nobody took."""
-    gc.collect()
-    from twisted.logger import globalLogPublisher
-
-    critical: list[Any] = []
-
-    def observe(event: Any) -> None:
-        if event.get("log_failure") is not None:
-            critical.append(event["log_failure"])
-
-    globalLogPublisher.addObserver(observe)
-    yield
-    gc.collect()
-    globalLogPublisher.removeObserver(observe)
-    assert not critical
 
 
 # One result
@@ -260,6 +125,15 @@ def test_everyErrorIsItsOwnClass(server: Server, kind: type[errors.RKLLMError]) 
     assert type(error) is kind
     assert str(error) == f"{summary}: because"
     assert error.data["needs"] == "x"
+
+
+def test_anErrorThatSaysNoMoreThanItsName(server: Server) -> None:
+    called = server.client.call("m")
+    data = {"detail": "the names in data are the server's", "self": 1}
+    server.say({"id": server.request()["id"], "error": {"code": -32001, "message": "busy", "data": data}})
+    error = failed(called)
+    assert str(error) == "busy"
+    assert error.data == data
 
 
 def test_anErrorOfACodeNotKnown(server: Server) -> None:
@@ -735,7 +609,7 @@ def test_aLineThatIsNoMessageEndsTheConnection(server: Server, line: bytes) -> N
 
 
 def test_aLineThatIsTooLongEndsTheConnection() -> None:
-    server = Server(maxLine=100)
+    server = connected(maxLine=100)
     called = server.client.call("m")
     server.protocol.dataReceived(b" " * 200)
     assert "too long" in str(failed(called))

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from twisted.internet import reactor
 from twisted.logger import ILogObserver, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from zope.interface import provider
@@ -52,5 +51,7 @@ def _guard() -> Iterator[LoggedErrors]:
 
 
 def _delayedCalls() -> list[Any]:
+    from twisted.internet import reactor
+
     real: Any = reactor
     return list(real.getDelayedCalls())

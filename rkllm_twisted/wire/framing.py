@@ -73,7 +73,7 @@ class Framing:
     def _mayBeBare(self) -> bool:
         """Whether the bytes so far may be messages whose line feed was left out (W-BARE)."""
         line = self._unfinished
-        return len(line) <= BARE_BYTES and self._tries < BARE_TRIES and line[-1:] in (b"}", b"]")
+        return len(line) <= BARE_BYTES and self._tries < BARE_TRIES and line.endswith((b"}", b"]"))
 
     def _bare(self) -> Iterator[bytes]:
         self._tries += 1

@@ -1,0 +1,88 @@
+"""What the command line says."""
+
+from __future__ import annotations
+
+import os
+from argparse import SUPPRESS, ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rkllm_twisted._version import __version__
+
+if TYPE_CHECKING:
+    from argparse import _SubParsersAction
+
+    Commands = _SubParsersAction[ArgumentParser]
+
+DEFAULT_SOCKET = "/tmp/rkllm.sock"
+
+
+def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Namespace:
+    """Read the command line.
+
+    Args:
+        argv: The arguments; None for those of the process.
+        environ: The environment; ``RKLLM_UDS_PATH`` is the default of ``--socket``.
+
+    Raises:
+        SystemExit: After ``--help`` and ``--version`` (0), or with a line on standard error (2).
+    """
+    return _parser(environ.get("RKLLM_UDS_PATH") or DEFAULT_SOCKET).parse_args(argv)
+
+
+def _parser(socket: str) -> ArgumentParser:
+    parser = ArgumentParser(prog="rkllm", description="Ask a running RKLLM daemon (twistd rkllm).")
+    parser.add_argument("--version", action="version", version=f"rkllm {__version__}")
+    _addSocket(parser, socket)
+    # Given before or after the command; where it is not given there, the one before must not be overwritten.
+    everywhere = ArgumentParser(add_help=False)
+    _addSocket(everywhere, SUPPRESS, shown=socket)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for add in (_addRun, _addChat, _addStatus, _addCall):
+        add(commands, everywhere)
+    return parser
+
+
+def _addSocket(parser: ArgumentParser, default: str, shown: str | None = None) -> None:
+    parser.add_argument(
+        "--socket",
+        metavar="ADDRESS",
+        default=default,
+        help="path of the daemon's socket, or a client endpoint string such as unix:/run/rkllm.sock "
+        f"(default: $RKLLM_UDS_PATH, else {DEFAULT_SOCKET}; now {(shown or default).replace('%', '%%')})",
+    )
+
+
+def _addRun(commands: Commands, everywhere: ArgumentParser) -> None:
+    run = commands.add_parser("run", parents=[everywhere], help="answer one prompt")
+    run.add_argument("prompt", nargs="?", help="the prompt; - or nothing reads it from standard input")
+    _addGeneration(run)
+    run.add_argument("--json", action="store_true", help="print each result line as JSON instead of the text")
+
+
+def _addChat(commands: Commands, everywhere: ArgumentParser) -> None:
+    _addGeneration(commands.add_parser("chat", parents=[everywhere], help="talk, turn by turn"))
+
+
+def _addGeneration(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="load this model if the daemon has none loaded; one that is loaded already is kept",
+    )
+    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer, in tokens")
+    parser.add_argument("--temperature", type=float, metavar="X", help="0 always takes the likeliest token")
+    parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens")
+    parser.add_argument("--top-p", type=float, metavar="X", help="choose among the likeliest tokens that add up to X")
+    parser.add_argument("--stats", action="store_true", help="print the figures of the run on standard error")
+
+
+def _addStatus(commands: Commands, everywhere: ArgumentParser) -> None:
+    status = commands.add_parser("status", parents=[everywhere], help="say how the daemon is")
+    status.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _addCall(commands: Commands, everywhere: ArgumentParser) -> None:
+    call = commands.add_parser("call", parents=[everywhere], help="call any method, print each result line as JSON")
+    call.add_argument("method", metavar="METHOD", help="its name on the wire, such as rkllm.get_constants")
+    call.add_argument("params", metavar="JSON", nargs="?", help="its params; - reads them from standard input")
