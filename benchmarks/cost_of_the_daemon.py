@@ -2,10 +2,10 @@
 
     python benchmarks/cost_of_the_daemon.py [--model smollm2] [--rounds 7] [--tokens 200]
 
-Directly is a loop over the C functions, sample and decode, that throws the tokens away. The daemon runs in a process of its
-own and its client reads the socket and parses nothing. Both generate the same greedy answer to the same prompt, in turns,
-each with one thread; the median of the round-by-round ratios is what counts on a noisy machine. Both rates are of decode:
-from the first token to the last, as the one who receives them sees it.
+Directly is a loop over the C functions, sample and decode, that throws the tokens away. The daemon runs in a process of
+its own and its client reads the socket and parses nothing. Both generate the same greedy answer to the same prompt, in
+turns, each with one thread; the median of the round-by-round ratios is what counts on a noisy machine. Both rates are of
+decode: from the first token to the last, as the one who receives them sees it.
 """
 
 from __future__ import annotations

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
-from msgspec import Struct, structs
+from msgspec import structs
 from twisted.internet.defer import Deferred, succeed
 
 from rkllm_twisted.errors import InvalidParams, ModelNotInitialized
 from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
 from rkllm_twisted.methods.decoding import completed
+from rkllm_twisted.methods.parameters import (
+    ChatTemplateParams,
+    ClearParams,
+    CrossAttentionParams,
+    FunctionToolsParams,
+    InitParams,
+    LoraParams,
+    PromptCacheParams,
+    RunParams,
+)
 from rkllm_twisted.methods.runs import Errand, Run
 from rkllm_twisted.methods.table import Answer, Method, NoParams
 from rkllm_twisted.scheduling.scheduler import Scheduler
@@ -25,24 +36,8 @@ from rkllm_twisted.values import (
     samplingOf,
 )
 from rkllm_twisted.wire.connection import Call, Connection
+from rkllm_twisted.wire.messages import encode
 from rkllm_twisted.wire.streams import LineStream
-
-
-class InitParams(Struct, frozen=True):
-    """Of ``rkllm.init``."""
-
-    param: RKLLMParam
-    """Partial: what is left out is the runtime's default."""
-    callback: None = None
-
-
-class RunParams(Struct, frozen=True):
-    """Of ``rkllm.run`` and ``rkllm.run_async``."""
-
-    rkllm_input: RKLLMInput
-    rkllm_infer_params: RKLLMInferParam | None = None
-    userdata: None = None
-    """The place of W-OPTIONS."""
 
 
 class RuntimeMethods:
@@ -71,6 +66,14 @@ class RuntimeMethods:
             Method("rkllm.abort", NoParams, self.abort),
             Method("rkllm.is_running", NoParams, self.isRunning),
             Method("rkllm.destroy", NoParams, self.destroy),
+            Method("rkllm.load_lora", LoraParams, self.loadLora),
+            Method("rkllm.load_prompt_cache", PromptCacheParams, self.loadPromptCache),
+            Method("rkllm.release_prompt_cache", NoParams, self.releasePromptCache),
+            Method("rkllm.clear_kv_cache", ClearParams, self.clearKVCache),
+            Method("rkllm.get_kv_cache_size", NoParams, self.getKVCacheSize),
+            Method("rkllm.set_chat_template", ChatTemplateParams, self.setChatTemplate),
+            Method("rkllm.set_function_tools", FunctionToolsParams, self.setFunctionTools),
+            Method("rkllm.set_cross_attn_params", CrossAttentionParams, self.setCrossAttnParams),
         ]
 
     def createDefaultParam(self, call: Call, params: NoParams) -> Answer:
@@ -119,7 +122,7 @@ class RuntimeMethods:
 
     def _loaded(self, model: IModel, param: RKLLMParam) -> Answer:
         self._model, self._param = model, param
-        return {"success": True, "message": f"model loaded by the {self._backend.name} backend"}
+        return _success(f"model loaded by the {self._backend.name} backend")
 
     def _unload(self) -> Deferred[None]:
         model, self._model = self._model, None
@@ -170,7 +173,7 @@ class RuntimeMethods:
         for run in chosen:
             run.abort()
         message = f"{len(chosen)} generation(s) aborted" if chosen else "no generation to abort"
-        return {"success": True, "message": message, "status_code": 0}
+        return _success(message, status_code=0)
 
     def isRunning(self, call: Call, params: NoParams) -> Answer:
         """Whether a generation runs."""
@@ -182,7 +185,60 @@ class RuntimeMethods:
 
     def _destroyed(self) -> Deferred[Answer]:
         self._loadedModel()
-        return self._unload().addCallback(lambda _: {"success": True, "message": "model destroyed"})
+        return self._unload().addCallback(lambda _: _success("model destroyed"))
+
+    def loadLora(self, call: Call, params: LoraParams) -> Deferred[Answer]:
+        """Load a LoRA adapter; runs choose it by its name."""
+        adapter = completed(params.lora_adapter)
+        done = self._withModel(call, lambda model: model.loadLora(adapter))
+        return done.addCallback(lambda _: _success(f"adapter {adapter.lora_adapter_name} loaded"))
+
+    def loadPromptCache(self, call: Call, params: PromptCacheParams) -> Deferred[Answer]:
+        """Load a prompt cache file."""
+        path = params.prompt_cache_path
+        done = self._withModel(call, lambda model: model.loadPromptCache(path))
+        return done.addCallback(lambda _: _success("prompt cache loaded", cache_path=path))
+
+    def releasePromptCache(self, call: Call, params: NoParams) -> Deferred[Answer]:
+        """Let go of the loaded prompt cache."""
+        done = self._withModel(call, lambda model: model.releasePromptCache())
+        return done.addCallback(lambda _: _success("prompt cache released"))
+
+    def clearKVCache(self, call: Call, params: ClearParams) -> Deferred[Answer]:
+        """Clear the KV cache, whole or in ranges."""
+        keep = bool(params.keep_system_prompt)
+        ranges = _ranges(params)
+        done = self._withModel(call, lambda model: model.clearKVCache(keep, ranges))
+        return done.addCallback(lambda _: _success("KV cache cleared", keep_system_prompt=keep))
+
+    def getKVCacheSize(self, call: Call, params: NoParams) -> Deferred[Answer]:
+        """How many tokens the KV cache holds, one number for each batch."""
+        done = self._withModel(call, lambda model: model.getKVCacheSize())
+        return done.addCallback(lambda sizes: _success("KV cache sizes in tokens", cache_sizes=sizes))
+
+    def setChatTemplate(self, call: Call, params: ChatTemplateParams) -> Deferred[Answer]:
+        """Replace the model's chat template."""
+        parts = structs.asdict(params)
+        done = self._withModel(call, lambda model: model.setChatTemplate(*parts.values()))
+        return done.addCallback(lambda _: _success("chat template set", **parts))
+
+    def setFunctionTools(self, call: Call, params: FunctionToolsParams) -> Deferred[Answer]:
+        """Offer functions to the model."""
+        tools = params.tools if isinstance(params.tools, str) else encode(params.tools).decode()
+        done = self._withModel(
+            call, lambda model: model.setFunctionTools(params.system_prompt, tools, params.tool_response_str)
+        )
+        return done.addCallback(lambda _: _success("function tools set", **structs.asdict(params)))
+
+    def setCrossAttnParams(self, call: Call, params: CrossAttentionParams) -> Deferred[Answer]:
+        """Set the encoder's output for cross attention."""
+        cross = completed(params.cross_attn_params)
+        done = self._withModel(call, lambda model: model.setCrossAttnParams(cross))
+        return done.addCallback(lambda _: _success("cross attention set", num_tokens=cross.num_tokens))
+
+    def _withModel(self, call: Call, work: Callable[[IModel], Deferred[Any]]) -> Deferred[Any]:
+        """Do something with the loaded model in a turn of its own."""
+        return self._inTurn(call, lambda: work(self._loadedModel()))
 
     def shutDown(self) -> Deferred[None]:
         """Refuse what waits, abort what runs, free the model. Fires when it is freed."""
@@ -190,6 +246,23 @@ class RuntimeMethods:
         for run in list(self._runs):
             run.abort()
         return self._unload()
+
+
+def _success(message: str, **more: object) -> dict[str, object]:
+    return {"success": True, "message": message, **more}
+
+
+def _ranges(params: ClearParams) -> list[tuple[int, int]] | None:
+    starts, ends = params.start_pos, params.end_pos
+    if starts is None and ends is None:
+        return None
+    if starts is None or ends is None or len(starts) != len(ends):
+        raise InvalidParams("$.start_pos: expected as many starts as there are numbers in end_pos")
+    ranges = list(zip(starts, ends, strict=True))
+    for index, (start, end) in enumerate(ranges):
+        if start >= end:
+            raise InvalidParams(f"$.end_pos[{index}]: expected more than start_pos[{index}], {start}, got {end}")
+    return ranges
 
 
 def _wholeInput(given: RKLLMInput) -> RKLLMInput:

@@ -1,4 +1,4 @@
-"""One peer's conversation: which requests are open, and that each gets exactly one last line (W-ID, W-BATCH, W-LAST)."""
+"""One peer's conversation: its open requests, and that each gets exactly one last line (W-ID, W-BATCH, W-LAST)."""
 
 from __future__ import annotations
 
