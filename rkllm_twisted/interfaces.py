@@ -18,6 +18,7 @@ from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
+from rkllm_twisted.errors import NotSupported
 from rkllm_twisted.values import (
     CallState,
     Capability,
@@ -30,6 +31,7 @@ from rkllm_twisted.values import (
     RKLLMParam,
     RKLLMPerfStat,
     RKLLMResult,
+    needs,
 )
 
 OnResult = Callable[[RKLLMResult, CallState], None]
@@ -244,3 +246,10 @@ class IBackendMaker(IPlugin):
         Raises:
             ValueError: An option is unknown or its value is wrong; the message says which and what is expected.
         """
+
+
+def refuseUnsupported(input: RKLLMInput, inferParam: RKLLMInferParam, capabilities: frozenset[Capability]) -> None:
+    """Raise NotSupported if a run needs more than the capabilities."""
+    lacking = needs(input, inferParam) - capabilities
+    if lacking:
+        raise NotSupported(needs=", ".join(sorted(capability.value for capability in lacking)))

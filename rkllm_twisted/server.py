@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import select
-import socket
-import struct
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
@@ -13,7 +10,6 @@ from twisted.internet.interfaces import (
     IDelayedCall,
     IHalfCloseableProtocol,
     IReactorFDSet,
-    IReadDescriptor,
     ISystemHandle,
 )
 from twisted.internet.protocol import Factory, connectionDone
@@ -24,10 +20,13 @@ from zope.interface import implementer
 
 from rkllm_twisted.errors import Busy, InvalidRequest, RKLLMError
 from rkllm_twisted.methods.table import MethodTable
-from rkllm_twisted.wire.connection import Connection, Peer
+from rkllm_twisted.sockets import HangupWatch, Outbox, peerOf
+from rkllm_twisted.wire.connection import Connection
 from rkllm_twisted.wire.framing import Framing, LineTooLong
 from rkllm_twisted.wire.messages import NO_ID, errorLine
 
+MAX_BACKLOG = 8 * 2**20
+"""The bytes that may wait for a peer when a further result comes, unless another limit is given (W-SLOW)."""
 LINGER = 5.0
 """Seconds that a refused peer has to read its error and close (W-LIMIT)."""
 
@@ -53,7 +52,8 @@ class ServerProtocol(LineReceiver):
 
     def connectionMade(self) -> None:
         """Greet nobody; only a connection above the limit hears something unasked."""
-        self._connection = Connection(self.transport.write, self.transport.loseConnection, peerOf(self.transport))
+        self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
+        self._connection = Connection(outbox.write, self.close, peerOf(self.transport), outbox.isCongested)
         if not self.factory.admit(self):
             limit = self.factory.maxClients
             self._refuse(Busy(f"{limit} clients are connected, no more may"))
@@ -96,6 +96,10 @@ class ServerProtocol(LineReceiver):
         self.factory.dismiss(self)
         self._connection.lost()
 
+    def close(self) -> None:
+        """Close the connection once what was written has gone out."""
+        self._outbox.whenEmpty(self.transport.loseConnection)
+
     def _refuse(self, error: RKLLMError) -> None:
         """Say why, then end the writing side and drop what comes until the peer has closed.
 
@@ -103,7 +107,7 @@ class ServerProtocol(LineReceiver):
         """
         self._connection.write(errorLine(NO_ID, error))
         self._connection.lost()
-        self.transport.loseWriteConnection()
+        self._outbox.whenEmpty(self.transport.loseWriteConnection)
         self._lingering = self.factory.reactor.callLater(LINGER, self.transport.abortConnection)
 
 
@@ -115,16 +119,25 @@ class ServerFactory(Factory):
         reactor: Clock, and watcher of descriptors.
         maxClients: The most connections at a time (W-CLIENTS).
         maxLine: The longest line, in bytes (W-LIMIT).
+        maxBacklog: The bytes that may wait for a peer when a further result comes (W-SLOW).
     """
 
     noisy = False
     log = Logger()
 
-    def __init__(self, table: MethodTable, reactor: Any, maxClients: int = 100, maxLine: int = 16 * 2**20) -> None:
+    def __init__(
+        self,
+        table: MethodTable,
+        reactor: Any,
+        maxClients: int = 100,
+        maxLine: int = 16 * 2**20,
+        maxBacklog: int = MAX_BACKLOG,
+    ) -> None:
         self.table = table
         self.reactor = reactor
         self.maxClients = maxClients
         self.maxLine = maxLine
+        self.maxBacklog = maxBacklog
         self._connected: set[ServerProtocol] = set()
         self._allClosed: Deferred[None] | None = None
 
@@ -156,7 +169,7 @@ class ServerFactory(Factory):
         self._allClosed = Deferred()
         allClosed = self._allClosed
         for protocol in list(self._connected):
-            protocol.transport.loseConnection()
+            protocol.close()
         impatience = self.reactor.callLater(LINGER, self._abortAll)
         return allClosed.addBoth(_cancelIfActive, impatience)
 
@@ -165,54 +178,6 @@ class ServerFactory(Factory):
             protocol.transport.abortConnection()
 
 
-@implementer(IReadDescriptor)
-class HangupWatch:
-    """Closes a half-closed connection when its peer is gone altogether.
-
-    Twisted stops polling a descriptor whose peer has finished writing, so nothing would tell of the end. An epoll of
-    its own that asks for no event still reports EPOLLHUP, and is itself a descriptor that the reactor can read.
-    """
-
-    def __init__(self, transport: Any, reactor: IReactorFDSet) -> None:
-        self._transport = transport
-        self._reactor = reactor
-        self._epoll = select.epoll()
-        self._epoll.register(transport.fileno(), 0)
-        reactor.addReader(self)
-
-    def fileno(self) -> int:
-        """Of the epoll."""
-        return self._epoll.fileno()
-
-    def logPrefix(self) -> str:
-        """For the log."""
-        return type(self).__name__
-
-    def doRead(self) -> None:
-        """The peer has closed its side for good."""
-        self.stop()
-        self._transport.abortConnection()
-
-    def connectionLost(self, reason: Failure) -> None:
-        """The reactor gives up on the descriptor, which happens when it stops."""
-        self.stop()
-
-    def stop(self) -> None:
-        """Watch no longer."""
-        if not self._epoll.closed:
-            self._reactor.removeReader(self)
-            self._epoll.close()
-
-
 def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:
     if delayed.active():
         delayed.cancel()
-
-
-def peerOf(transport: Any) -> Peer | None:
-    """Who is at the other end of a Unix socket; None for any other transport."""
-    handle: Any = transport.getHandle() if ISystemHandle.providedBy(transport) else None
-    if handle is None or handle.family != socket.AF_UNIX:
-        return None
-    credentials = handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    return Peer(*struct.unpack("3i", credentials))

@@ -13,10 +13,10 @@ from twisted.python.failure import Failure
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import HeldPath, serverEndpoint, unixPath
 from rkllm_twisted.methods.runtime import RuntimeMethods
-from rkllm_twisted.methods.server import ServerMethods
-from rkllm_twisted.methods.table import MethodTable
+from rkllm_twisted.methods.server import makeTable
 from rkllm_twisted.scheduling.scheduler import Scheduler
-from rkllm_twisted.server import ServerFactory
+from rkllm_twisted.server import MAX_BACKLOG, ServerFactory
+from rkllm_twisted.wire.streams import MAX_REPLY
 
 DEFAULT_PATH = "/tmp/rkllm.sock"
 
@@ -32,6 +32,9 @@ class RKLLMService(MultiService):
         maxClients: The most connections at a time (W-CLIENTS).
         maxLine: The longest line of a client, in bytes (W-LIMIT).
         maxQueue: The most requests that wait for the model (W-TURNS).
+        queueTimeout: Seconds after which a request that still waits is refused (-32002); None is no limit.
+        maxReply: The longest result with tensors in it, in bytes (-32009).
+        maxBacklog: The bytes that may wait for a client that does not read when a further result comes (W-SLOW).
     """
 
     log = Logger()
@@ -45,12 +48,16 @@ class RKLLMService(MultiService):
         maxClients: int = 100,
         maxLine: int = 16 * 2**20,
         maxQueue: int = 64,
+        queueTimeout: float | None = None,
+        maxReply: int = MAX_REPLY,
+        maxBacklog: int = MAX_BACKLOG,
     ) -> None:
         super().__init__()
         self._model = model
-        self._runtime = RuntimeMethods(IModelBackend(backend), Scheduler(maxQueue))
-        table = MethodTable([*self._runtime.methods(), *ServerMethods().methods()])
-        self._factory = ServerFactory(table, reactor, maxClients, maxLine)
+        scheduler = Scheduler(reactor, maxQueue, queueTimeout)
+        self._runtime = RuntimeMethods(IModelBackend(backend), scheduler, maxReply)
+        table = makeTable(self._runtime, scheduler)
+        self._factory = ServerFactory(table, reactor, maxClients, maxLine, maxBacklog)
         self.listening = ListeningService(listen, self._factory, reactor)
         self.listening.setServiceParent(self)
 

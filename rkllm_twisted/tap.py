@@ -16,7 +16,9 @@ from rkllm_twisted.backends import backendMakers, makeBackend
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import AddressUnusable, probe, serverEndpoint, unixPath
+from rkllm_twisted.server import MAX_BACKLOG
 from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
+from rkllm_twisted.wire.streams import MAX_REPLY
 
 
 class Options(usage.Options):
@@ -39,6 +41,9 @@ class Options(usage.Options):
         ["max-clients", None, None, "The most connections at a time [$RKLLM_MAX_CLIENTS, else 100]"],
         ["max-queue", None, "64", "The most requests that wait for the model"],
         ["max-line", None, str(16 * 2**20), "The longest line of a client, in bytes"],
+        ["max-reply", None, str(MAX_REPLY), "The longest result with tensors in it, in bytes"],
+        ["max-backlog", None, str(MAX_BACKLOG), "The bytes that may wait for a client that does not read its stream"],
+        ["queue-timeout", None, None, "Seconds after which a request that still waits is refused [none]"],
     ]
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
@@ -80,14 +85,26 @@ class Options(usage.Options):
         if self["max-clients"] is None:
             source, self["max-clients"] = "RKLLM_MAX_CLIENTS", self._environ.get("RKLLM_MAX_CLIENTS") or "100"
         self["max-clients"] = _positive(source, self["max-clients"])
-        for name in ("max-queue", "max-line"):
+        for name in ("max-queue", "max-line", "max-reply", "max-backlog"):
             self[name] = _positive(f"--{name}", self[name])
+        if self["queue-timeout"] is not None:
+            self["queue-timeout"] = _seconds("--queue-timeout", self["queue-timeout"])
 
 
 def _positive(name: str, text: str) -> int:
     if not text.isdecimal() or not int(text):
         raise usage.UsageError(f"{name}: expected a whole number from 1 up, got {text!r}")
     return int(text)
+
+
+def _seconds(name: str, text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise usage.UsageError(f"{name}: expected seconds above 0, got {text!r}")
+    return seconds
 
 
 def makeService(options: Options) -> RKLLMService:
@@ -110,9 +127,12 @@ def makeService(options: Options) -> RKLLMService:
         options["listen"],
         reactor,
         options["model"],
-        options["max-clients"],
-        options["max-line"],
-        options["max-queue"],
+        maxClients=options["max-clients"],
+        maxLine=options["max-line"],
+        maxQueue=options["max-queue"],
+        queueTimeout=options["queue-timeout"],
+        maxReply=options["max-reply"],
+        maxBacklog=options["max-backlog"],
     )
 
 

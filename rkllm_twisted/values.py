@@ -11,7 +11,7 @@ Field meanings: manual of RKLLM 1.3.0, sections 3.2.1 (results), 3.2.2 (paramete
 from __future__ import annotations
 
 from enum import Enum, IntEnum, IntFlag
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
@@ -288,10 +288,13 @@ class RKLLMCrossAttnParam(Value, frozen=True):
 class Delivery(Value, frozen=True):
     """How one run is delivered over the wire (W-OPTIONS); a backend needs it where it spells results itself."""
 
-    stream: str = "lines"
-    tensors: str = "json"
-    rows: str = "all"
-    deadline: float | None = None
+    stream: Literal["lines", "progress", "whole"] = "lines"
+    """One line for each result; or each as a notification, then the whole; or the whole in one response."""
+    tensors: Literal["json", "base64"] = "json"
+    """Numbers as JSON, or {``dtype``, ``shape``, ``data``} with the rows as base64 of little-endian float32."""
+    rows: Literal["all", "last"] = "all"
+    """All rows of a tensor, or the last of each result."""
+    deadline: Annotated[float, Meta(gt=0)] | None = None
     """Seconds from the arrival of the request to its last line; None is no limit."""
 
 

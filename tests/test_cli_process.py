@@ -124,6 +124,8 @@ class Piped:
             stderr=subprocess.PIPE,
             env=environment(path),
             cwd="/",
+            # Whoever runs the tests in the background has SIGINT ignored, and so would the command.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         _started.append(self.process)
 

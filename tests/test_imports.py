@@ -24,7 +24,8 @@ RULES = {
     "scheduling": (MEETING | {"scheduling"}, None),
     "methods": (MEETING | {"wire", "scheduling", "methods"}, TWISTED_WITHOUT_REACTOR),
     "backends": (MEETING | {"backends"}, {"twisted"}),
-    "server": (MEETING | {"wire", "methods"}, {"twisted"}),
+    "sockets": (MEETING | {"wire"}, {"twisted"}),
+    "server": (MEETING | {"wire", "methods", "sockets"}, {"twisted"}),
     "client": (MEETING | {"wire", "methods", "client"}, {"twisted"}),
 }
 STANDARD = set(sys.stdlib_module_names) | {"msgspec", "zope"}

@@ -22,7 +22,6 @@ from rkllm_twisted.values import (
     RKLLMInferParam,
     RKLLMInput,
     RKLLMLoraAdapter,
-    needs,
 )
 
 
@@ -189,10 +188,3 @@ class RuntimeModel(OptionalFunctions):
 
     def prepare(self) -> None:
         """Nothing to forget."""
-
-
-def refuseUnsupported(input: RKLLMInput, inferParam: RKLLMInferParam, capabilities: frozenset[Capability]) -> None:
-    """Raise NotSupported if a run needs more than the capabilities."""
-    lacking = needs(input, inferParam) - capabilities
-    if lacking:
-        raise NotSupported(needs=", ".join(sorted(capability.value for capability in lacking)))

@@ -15,9 +15,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.backends import OptionalFunctions, refuseUnsupported
+from rkllm_twisted.backends import OptionalFunctions
 from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized
-from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, refuseUnsupported
 from rkllm_twisted.values import (
     CallState,
     Capability,

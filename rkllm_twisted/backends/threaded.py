@@ -20,7 +20,6 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from rkllm_twisted.backends import refuseUnsupported
 from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, RuntimeCallFailed
 from rkllm_twisted.interfaces import (
     IGeneration,
@@ -29,6 +28,7 @@ from rkllm_twisted.interfaces import (
     IResultReceiver,
     IRuntime,
     IRuntimeModel,
+    refuseUnsupported,
 )
 from rkllm_twisted.values import (
     NO_PERF,

@@ -8,16 +8,16 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.errors import Cancelled, RKLLMError
+from rkllm_twisted.errors import Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
 from rkllm_twisted.methods.table import Answer, wireError
-from rkllm_twisted.scheduling.scheduler import Scheduler, Turn
+from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Turn
 from rkllm_twisted.values import CallState, EncodedResult, RKLLMPerfStat, RKLLMResult
-from rkllm_twisted.wire.connection import Connection
+from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.streams import LineStream
 
-Start = Callable[[IResultReceiver], IGeneration]
-"""Starts the generation; raises if it cannot be started."""
+Start = Callable[[IResultReceiver], Deferred[IGeneration]]
+"""Starts the generation; the Deferred fails if it cannot be started."""
 
 
 @implementer(IResultReceiver)
@@ -25,54 +25,91 @@ class Run:
     """A generation that waits for its turn, runs, and is spelled as a stream.
 
     Args:
-        owner: Whose it is.
+        call: What asked for it.
         stream: Where its results go.
         start: Starts it, when its turn has come.
-        ended: Called once, with the run, when it has ended and its last line is written.
+        ended: Called once, with the run, when its last line is written and the model is free of it.
+
+    Attributes:
+        finishedWith: What the last line says besides the figures, such as ``history_lost``.
+        tokens: How many tokens it has generated.
     """
 
-    def __init__(self, owner: Connection, stream: LineStream, start: Start, ended: Callable[[Run], object]) -> None:
-        self.owner = owner
+    def __init__(self, call: Call, stream: LineStream, start: Start, ended: Callable[[Run], object]) -> None:
+        self.owner = call.connection
+        self.finishedWith: dict[str, object] = {}
+        self.tokens = 0
+        self._call = call
         self._stream = stream
         self._start = start
         self._ended = ended
         self._turn: Turn | None = None
+        self._alarm: Alarm | None = None
         self._generation: IGeneration | None = None
+        self._isRunning = False
+        self._isAborted = False
 
     @property
     def isRunning(self) -> bool:
         """Whether its turn has come and has not ended."""
-        return self._generation is not None
+        return self._isRunning
 
-    def enter(self, scheduler: Scheduler) -> None:
+    def enter(self, scheduler: Scheduler, deadline: float | None = None) -> None:
         """Wait for a turn.
+
+        Args:
+            scheduler: Gives it.
+            deadline: Seconds from now to the last line; None is no limit.
 
         Raises:
             Busy, ShuttingDown: There is none to be had.
         """
-        self._turn = scheduler.request(self.owner, self._begun, self._failed)
+        if deadline is not None:
+            self._alarm = scheduler.clock.callLater(deadline, lambda: self._expired(deadline))
+        self._turn = scheduler.request(self.owner, self._begun, self._refused, self._call)
 
     def abort(self) -> None:
         """End the run, waiting or running. Its last line still comes."""
-        if self._generation is not None:
-            self._generation.abort()
+        if self._isRunning:
+            self._isAborted = True
+            if self._generation is not None:
+                self._generation.abort()
         elif self._turn is not None and self._turn.withdraw():
-            self._failed(Cancelled())
+            self._refused(Cancelled())
+
+    def giveUp(self, error: RKLLMError) -> None:
+        """End the run, waiting or running, with an error as its last line."""
+        self._stream.fail(error)
+        self.abort()
+
+    def _expired(self, deadline: float) -> None:
+        self._alarm = None
+        self.giveUp(DeadlinePassed(f"it was to be answered within {deadline} s", waited=deadline))
 
     def _begun(self, turn: Turn) -> None:
         self._turn = turn
-        try:
-            self._generation = self._start(self)
-        except Exception:  # noqa: BLE001  # a start that fails must still give the turn back
-            self.generationFailed(Failure())
+        self._isRunning = True
+        maybeDeferred(self._start, self).addCallbacks(self._started, self.generationFailed)
+
+    def _started(self, generation: IGeneration) -> None:
+        self._generation = generation
+        if self._isAborted:
+            generation.abort()
 
     def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """A line of the stream."""
-        self._stream.result(result, state)
+        self.tokens += 1
+        if self.owner.isCongested():
+            self.giveUp(ReaderTooSlow("more waits for this client than may; read the stream faster"))
+            return
+        try:
+            self._stream.result(result, state)
+        except ResultTooLarge as error:
+            self.giveUp(error)
 
     def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:
         """The last line, then the next turn."""
-        self._stream.finish(perf, reason)
+        self._stream.finish(perf, reason, **self.finishedWith)
         self._end()
 
     def generationFailed(self, failure: Failure) -> None:
@@ -80,15 +117,22 @@ class Run:
         self._stream.fail(wireError(failure, "a generation failed"))
         self._end()
 
-    def _failed(self, error: RKLLMError) -> None:
+    def _refused(self, error: RKLLMError) -> None:
         """It never had a turn."""
         self._stream.fail(error)
-        self._ended(self)
+        self._forget()
 
     def _end(self) -> None:
-        self._ended(self)
+        self._isRunning = False
+        self._forget()
         if self._turn is not None:
             self._turn.end()
+
+    def _forget(self) -> None:
+        alarm, self._alarm = self._alarm, None
+        if alarm is not None:
+            alarm.cancel()
+        self._ended(self)
 
 
 class Errand:
@@ -97,6 +141,7 @@ class Errand:
     Args:
         scheduler: Gives the turn.
         owner: Whose turn it is.
+        subject: What it is for.
         work: Called when the turn has come; the turn ends when its Deferred fires.
 
     Attributes:
@@ -106,10 +151,12 @@ class Errand:
         Busy, ShuttingDown: There is no turn to be had.
     """
 
-    def __init__(self, scheduler: Scheduler, owner: Hashable, work: Callable[[], Deferred[Answer]]) -> None:
+    def __init__(
+        self, scheduler: Scheduler, owner: Hashable, subject: object, work: Callable[[], Deferred[Answer]]
+    ) -> None:
         self.done: Deferred[Answer] = Deferred()
         self._work = work
-        self._turn = scheduler.request(owner, self._begun, self.done.errback)
+        self._turn = scheduler.request(owner, self._begun, self.done.errback, subject)
 
     def withdraw(self) -> None:
         """Leave the line; once the turn has come this does nothing."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -9,8 +11,9 @@ from msgspec import structs
 from twisted.internet.defer import Deferred, succeed
 
 from rkllm_twisted.errors import InvalidParams, ModelNotInitialized
-from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, refuseUnsupported
 from rkllm_twisted.methods.decoding import completed
+from rkllm_twisted.methods.history import History
 from rkllm_twisted.methods.parameters import (
     ChatTemplateParams,
     ClearParams,
@@ -35,9 +38,9 @@ from rkllm_twisted.values import (
     RKLLMParam,
     samplingOf,
 )
-from rkllm_twisted.wire.connection import Call, Connection
+from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
-from rkllm_twisted.wire.streams import LineStream
+from rkllm_twisted.wire.streams import MAX_REPLY, LineStream, openStream
 
 
 class RuntimeMethods:
@@ -46,14 +49,21 @@ class RuntimeMethods:
     Args:
         backend: Loads models.
         scheduler: Gives turns with the model.
+        maxReply: The longest result with tensors in it, in bytes.
+
+    Attributes:
+        counters: What has been done since the start, by name.
     """
 
-    def __init__(self, backend: IModelBackend, scheduler: Scheduler) -> None:
+    def __init__(self, backend: IModelBackend, scheduler: Scheduler, maxReply: int = MAX_REPLY) -> None:
+        self.counters = Counter[str]()
         self._backend = backend
         self._scheduler = scheduler
+        self._maxReply = maxReply
         self._model: IModel | None = None
         self._param = RKLLMParam()
         self._runs: dict[Run, None] = {}
+        self._history = History()
 
     def methods(self) -> list[Method]:
         """The rows of the table."""
@@ -95,7 +105,9 @@ class RuntimeMethods:
         param = completed(params.param, self._backend.createDefaultParam())
         checked = self._backend.checkParam(param)
         # It has its place in the line from now on, or a run in the same packet would come before it.
-        errand = Errand(self._scheduler, call.connection, lambda: checked.addCallback(lambda _: self._load(param)))
+        errand = Errand(
+            self._scheduler, call.connection, call, lambda: checked.addCallback(lambda _: self._load(param))
+        )
         call.cancelled = errand.withdraw
         checked.addErrback(errand.giveUp)
         return errand.done
@@ -110,10 +122,10 @@ class RuntimeMethods:
             Fires when it is loaded, or fails as ``rkllm.init`` would.
         """
         param = structs.replace(self._backend.createDefaultParam(), model_path=model)
-        return Errand(self._scheduler, self, lambda: self._load(param)).done
+        return Errand(self._scheduler, self, self, lambda: self._load(param)).done
 
     def _inTurn(self, call: Call, work: Callable[[], Deferred[Answer]]) -> Deferred[Answer]:
-        errand = Errand(self._scheduler, call.connection, work)
+        errand = Errand(self._scheduler, call.connection, call, work)
         call.cancelled = errand.withdraw
         return errand.done
 
@@ -122,35 +134,48 @@ class RuntimeMethods:
 
     def _loaded(self, model: IModel, param: RKLLMParam) -> Answer:
         self._model, self._param = model, param
+        self.counters["models loaded"] += 1
         return _success(f"model loaded by the {self._backend.name} backend")
 
     def _unload(self) -> Deferred[None]:
         model, self._model = self._model, None
+        self._history.forget()
         return succeed(None) if model is None else model.destroy()
 
     def run(self, call: Call, params: RunParams) -> None:
         """Generate; the answer is a stream whose first line is data."""
         self._scheduler.checkRoom()
-        self._enter(call, params, LineStream(call))
+        self._enter(call, params, openStream(call, _delivery(params), self._maxReply))
 
     def runAsync(self, call: Call, params: RunParams) -> None:
         """Generate; the answer is an acknowledgement as soon as the run has its place in the line, then the stream."""
-        stream = LineStream(call)
+        stream = openStream(call, _delivery(params), self._maxReply)
         self._scheduler.checkRoom()
         stream.acknowledge("run accepted")
         self._enter(call, params, stream)
 
     def _enter(self, call: Call, params: RunParams, stream: LineStream) -> None:
-        input = _wholeInput(params.rkllm_input)
+        input, delivery = _wholeInput(params.rkllm_input), _delivery(params)
 
-        def start(receiver: IResultReceiver) -> IGeneration:
+        def start(receiver: IResultReceiver) -> Deferred[IGeneration]:
             inferParam = self._wholeInferParam(params.rkllm_infer_params)
-            return self._loadedModel().run(input, inferParam, receiver, Delivery())
+            model = self._loadedModel()
+            refuseUnsupported(
+                input, inferParam, model.capabilities
+            )  # or the history of another would be cleared for it
+            ready = self._history.enter(model, call.connection, bool(inferParam.keep_history))
+            run.finishedWith = self._history.lossOf(call.connection, bool(inferParam.keep_history))
+            return ready.addCallback(lambda _: model.run(input, inferParam, receiver, delivery))
 
-        run = Run(call.connection, stream, start, self._runs.pop)
+        run = Run(call, stream, start, self._ended)
         self._runs[run] = None
         call.cancelled = run.abort
-        run.enter(self._scheduler)
+        run.enter(self._scheduler, delivery.deadline)
+
+    def _ended(self, run: Run) -> None:
+        del self._runs[run]
+        self.counters["generations"] += 1
+        self.counters["tokens"] += run.tokens
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
         """What was given, over the values that the model was loaded with."""
@@ -168,7 +193,7 @@ class RuntimeMethods:
     def abort(self, call: Call, params: NoParams) -> Answer:
         """End the caller's own generations; if it has none, the running one of a peer with the same uid (W-ABORT)."""
         mine = [run for run in self._runs if run.owner is call.connection]
-        others = [run for run in self._runs if run.isRunning and _areSameUser(run.owner, call.connection)]
+        others = [run for run in self._runs if run.isRunning and run.owner.isSameUser(call.connection)]
         chosen = mine or others
         for run in chosen:
             run.abort()
@@ -240,12 +265,35 @@ class RuntimeMethods:
         """Do something with the loaded model in a turn of its own."""
         return self._inTurn(call, lambda: work(self._loadedModel()))
 
+    @property
+    def state(self) -> str:
+        """What the backend is doing: "generating", "busy" with something else, "ready", or "no model"."""
+        if any(run.isRunning for run in self._runs):
+            return "generating"
+        if self._scheduler.running is not None:
+            return "busy"
+        return "no model" if self._model is None else "ready"
+
+    @property
+    def backendName(self) -> str:
+        """Of the backend."""
+        return self._backend.name
+
+    @property
+    def modelName(self) -> str | None:
+        """The last part of the path that the model was loaded from; None without a model."""
+        return None if self._model is None else os.path.basename(self._param.model_path)
+
     def shutDown(self) -> Deferred[None]:
         """Refuse what waits, abort what runs, free the model. Fires when it is freed."""
         self._scheduler.close()
         for run in list(self._runs):
             run.abort()
         return self._unload()
+
+
+def _delivery(params: RunParams) -> Delivery:
+    return Delivery() if params.userdata is None else completed(params.userdata)
 
 
 def _success(message: str, **more: object) -> dict[str, object]:
@@ -271,7 +319,3 @@ def _wholeInput(given: RKLLMInput) -> RKLLMInput:
     if getattr(input, member) is None:
         raise InvalidParams(f"$.rkllm_input.{member}: missing, input_type {input.input_type.value} needs it")
     return input
-
-
-def _areSameUser(one: Connection, other: Connection) -> bool:
-    return one.peer is not None and other.peer is not None and one.peer.uid == other.peer.uid

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Hashable
+from itertools import zip_longest
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
@@ -18,6 +19,11 @@ class FairQueue(Generic[Item]):
 
     def __len__(self) -> int:
         return self._length
+
+    def inOrder(self) -> list[Item]:
+        """All items, in the order in which they would be taken."""
+        rounds = zip_longest(*self._lines.values(), fillvalue=None)
+        return [item for each in rounds for item in each if item is not None]
 
     def put(self, owner: Hashable, item: Item) -> None:
         """Append an item to its owner's line; an owner without one comes last among the owners."""

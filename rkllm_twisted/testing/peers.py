@@ -16,10 +16,10 @@ from zope.interface import implementer
 
 from rkllm_twisted.interfaces import IModelBackend
 from rkllm_twisted.methods.runtime import RuntimeMethods
-from rkllm_twisted.methods.server import ServerMethods
-from rkllm_twisted.methods.table import MethodTable
+from rkllm_twisted.methods.server import makeTable
 from rkllm_twisted.scheduling.scheduler import Scheduler
 from rkllm_twisted.server import ServerFactory, ServerProtocol
+from rkllm_twisted.wire.streams import MAX_REPLY
 
 
 @implementer(ISystemHandle)
@@ -61,13 +61,22 @@ class Server:
     Args:
         backend: What runs the models.
         clock: Moves time; the backend's, where that has one.
-        options: Of `ServerFactory` and, as ``maxQueue``, of the scheduler.
+        options: Of `ServerFactory`, and ``maxQueue``, ``queueTimeout`` and ``maxReply``.
     """
 
-    def __init__(self, backend: IModelBackend, clock: Clock, maxQueue: int = 64, **options: Any) -> None:
+    def __init__(
+        self,
+        backend: IModelBackend,
+        clock: Clock,
+        maxQueue: int = 64,
+        queueTimeout: float | None = None,
+        maxReply: int = MAX_REPLY,
+        **options: Any,
+    ) -> None:
         self.clock = clock
-        self.runtime = RuntimeMethods(backend, Scheduler(maxQueue))
-        table = MethodTable([*self.runtime.methods(), *ServerMethods().methods()])
+        scheduler = Scheduler(clock, maxQueue, queueTimeout)
+        self.runtime = RuntimeMethods(backend, scheduler, maxReply)
+        table = makeTable(self.runtime, scheduler)
         self.factory = ServerFactory(table, clock, **options)
 
     def connect(self, uid: int = 0) -> Peer:

@@ -121,11 +121,19 @@ class Connection:
         write: Sends bytes to the peer.
         close: Closes the connection once what was written has gone out.
         peer: Who it is; None where the transport cannot tell.
+        isCongested: Whether more waits for the peer than may (W-SLOW).
     """
 
-    def __init__(self, write: Callable[[bytes], object], close: Callable[[], object], peer: Peer | None = None) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], object],
+        close: Callable[[], object],
+        peer: Peer | None = None,
+        isCongested: Callable[[], bool] = lambda: False,
+    ) -> None:
         self.write = write
         self.peer = peer
+        self.isCongested = isCongested
         self._close = close
         self._named: dict[bytes | str, Call] = {}
         self._unnamed: set[Call] = set()
@@ -179,6 +187,10 @@ class Connection:
                 batch.entryEnded()
             return []
         return [call]
+
+    def isSameUser(self, other: Connection) -> bool:
+        """Whether both peers are known to have the same uid."""
+        return self.peer is not None and other.peer is not None and self.peer.uid == other.peer.uid
 
     def find(self, id: bytes) -> Call | None:
         """The open call with this id."""

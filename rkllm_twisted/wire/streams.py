@@ -1,21 +1,29 @@
-"""How the results of a run are spelled as lines of its call (W-STREAM, W-FINISH)."""
+"""How the results of a run are spelled: as lines, as progress, or whole (W-STREAM, W-FINISH, W-OPTIONS)."""
 
 from __future__ import annotations
 
+import base64
+import sys
 from array import array
 
-from rkllm_twisted.errors import Cancelled, RKLLMError
+from rkllm_twisted.errors import Cancelled, ResultTooLarge, RKLLMError
 from rkllm_twisted.values import (
     NO_HIDDEN_STATES,
     NO_LOGITS,
     NO_PERF,
     CallState,
+    Delivery,
     EncodedResult,
     RKLLMPerfStat,
     RKLLMResult,
+    RKLLMResultLastHiddenLayer,
+    RKLLMResultLogits,
 )
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode, errorObject
+
+MAX_REPLY = 256 * 2**20
+"""The longest result with tensors in it, in bytes, unless another limit is given."""
 
 _NO_TENSORS = (
     b',"last_hidden_layer":{"hidden_states":null,"embd_size":0,"num_tokens":0}'
@@ -26,46 +34,88 @@ _TEXT_ONLY_END = {
 }
 
 
-def spellResult(result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
-    """A result as the JSON of W-STREAM."""
-    if isinstance(result, EncodedResult):
-        return result.body
-    if result.last_hidden_layer is not NO_HIDDEN_STATES or result.logits is not NO_LOGITS:
-        return _spellTensors(result, state)
-    # Only text and token id change from token to token: the rest of the line is ready made.
-    return b'{"text":%b,"token_id":%d%b' % (encode(result.text), result.token_id, _TEXT_ONLY_END[state])
+class Spelling:
+    """Results as the JSON of W-STREAM.
+
+    Args:
+        delivery: How tensors are spelled, and which of their rows.
+        maxReply: The longest result with tensors in it, in bytes.
+    """
+
+    def __init__(self, delivery: Delivery, maxReply: int) -> None:
+        self.rows = delivery.rows
+        self._tensors = delivery.tensors
+        self._maxReply = maxReply
+
+    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        """A result.
+
+        Raises:
+            ResultTooLarge: Its tensors make it too long.
+        """
+        if isinstance(result, EncodedResult):
+            return result.body
+        if result.last_hidden_layer is not NO_HIDDEN_STATES or result.logits is not NO_LOGITS:
+            return self.long(result, int(state))
+        # Only text and token id change from token to token: the rest of the line is ready made.
+        return b'{"text":%b,"token_id":%d%b' % (encode(result.text), result.token_id, _TEXT_ONLY_END[state])
+
+    def long(self, result: RKLLMResult, state: int, **more: object) -> bytes:
+        """A result with all its fields spelled out, and some added."""
+        hidden, logits = result.last_hidden_layer, result.logits
+        states, stateRows = self._tensor(hidden.hidden_states, hidden.num_tokens, hidden.embd_size)
+        values, valueRows = self._tensor(logits.logits, logits.num_tokens, logits.vocab_size)
+        body = encode(
+            {
+                "text": result.text,
+                "token_id": result.token_id,
+                "last_hidden_layer": {
+                    "hidden_states": states[0],
+                    "embd_size": hidden.embd_size,
+                    "num_tokens": states[1],
+                },
+                "logits": {"logits": values, "vocab_size": logits.vocab_size, "num_tokens": valueRows},
+                "perf": result.perf,
+                "_callback_state": state,
+                **more,
+            }
+        )
+        self._check(len(body))
+        return body
+
+    def _tensor(self, data: bytes | None, rows: int, width: int) -> tuple[object, int]:
+        """A tensor as JSON, and how many rows of it are there."""
+        if data is None:
+            return None, rows
+        if self.rows == "last" and rows > 1:
+            data, rows = data[-4 * width :], 1
+        self.checkTensors(len(data))
+        if self._tensors == "json":
+            return array("f", data).tolist(), rows
+        return {"dtype": "<f4", "shape": [rows, width], "data": _base64(data)}, rows
+
+    def checkTensors(self, size: int) -> None:
+        """Refuse tensors that would be too long, before they are spelled.
+
+        Args:
+            size: In bytes. As JSON, a number of four bytes takes two characters at least; as base64, 5.3.
+
+        Raises:
+            ResultTooLarge: Whatever the numbers are.
+        """
+        self._check(size // 2 if self._tensors == "json" else size * 4 // 3)
+
+    def _check(self, size: int) -> None:
+        if size > self._maxReply:
+            raise ResultTooLarge(f"{size} bytes, the limit is {self._maxReply}", bytes=size, limit=self._maxReply)
 
 
-def _spellTensors(result: RKLLMResult, state: CallState) -> bytes:
-    hidden, logits = result.last_hidden_layer, result.logits
-    return encode(
-        {
-            "text": result.text,
-            "token_id": result.token_id,
-            "last_hidden_layer": {
-                "hidden_states": _floats(hidden.hidden_states),
-                "embd_size": hidden.embd_size,
-                "num_tokens": hidden.num_tokens,
-            },
-            "logits": {
-                "logits": _floats(logits.logits),
-                "vocab_size": logits.vocab_size,
-                "num_tokens": logits.num_tokens,
-            },
-            "perf": result.perf,
-            "_callback_state": int(state),
-        }
-    )
-
-
-def _floats(tensor: bytes | None) -> list[float] | None:
-    return None if tensor is None else array("f", tensor).tolist()
-
-
-def spellEnd(state: CallState, perf: RKLLMPerfStat = NO_PERF, **more: object) -> bytes:
-    """The last result of a stream: no text, the figures, and what W-FINISH adds."""
-    added = b"".join(b',"%b":%b' % (name.encode(), encode(value)) for name, value in more.items())
-    return b'{"text":null,"token_id":-1%b,"perf":%b,"_callback_state":%d%b}' % (_NO_TENSORS, encode(perf), state, added)
+def _base64(data: bytes) -> str:
+    if sys.byteorder == "big":
+        swapped = array("f", data)
+        swapped.byteswap()
+        data = swapped.tobytes()
+    return base64.b64encode(data).decode()
 
 
 class LineStream:
@@ -73,10 +123,12 @@ class LineStream:
 
     Args:
         call: The call that it answers.
+        spelling: Of the results.
     """
 
-    def __init__(self, call: Call) -> None:
+    def __init__(self, call: Call, spelling: Spelling) -> None:
         self._call = call
+        self._spelling = spelling
         self._hasStarted = False
 
     def acknowledge(self, message: str) -> None:
@@ -84,21 +136,154 @@ class LineStream:
         self._call.send(encode({"success": True, "message": message}))
 
     def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """A line of data."""
-        self._hasStarted = True
-        self._call.send(spellResult(result, state))
+        """Data.
 
-    def finish(self, perf: RKLLMPerfStat, reason: str | None) -> None:
+        Raises:
+            ResultTooLarge: It is not sent.
+        """
+        body = self._spelling.result(result, state)
+        self._hasStarted = True
+        self._call.send(body)
+
+    def finish(self, perf: RKLLMPerfStat, reason: str | None, **more: object) -> None:
         """The last line of a run that ended well, or that was aborted (W-CANCEL)."""
         if reason == "abort" and not self._hasStarted:
             self._call.fail(Cancelled())
             return
-        known = {"finish_reason": reason} if reason is not None else {}
-        self._call.finish(spellEnd(CallState.RKLLM_RUN_FINISH, perf, **known))
+        known = {} if reason is None else {"finish_reason": reason}
+        self._end(CallState.RKLLM_RUN_FINISH, perf, {**known, **more})
 
     def fail(self, error: RKLLMError) -> None:
         """The last line of a run that failed: an error, or inside the last result once there was data."""
         if self._hasStarted:
-            self._call.finish(spellEnd(CallState.RKLLM_RUN_ERROR, error=errorObject(error)))
+            self._end(CallState.RKLLM_RUN_ERROR, NO_PERF, {"error": errorObject(error)})
         else:
             self._call.fail(error)
+
+    def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
+        self._call.finish(self._spelling.long(RKLLMResult(token_id=-1, perf=perf), int(state), **more))
+
+
+class WholeStream(LineStream):
+    """A stream spelled as one response: the text joined, the last state, and the figures.
+
+    Rows of tensors are joined too.
+    """
+
+    def __init__(self, call: Call, spelling: Spelling) -> None:
+        super().__init__(call, spelling)
+        self._joined = Joined(spelling.rows)
+
+    def acknowledge(self, message: str) -> None:
+        """There is only one response, and it comes at the end."""
+
+    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+        """Kept.
+
+        Raises:
+            ResultTooLarge: It makes the response too long.
+        """
+        if isinstance(result, EncodedResult):
+            raise TypeError("an encoded result cannot be joined to others")
+        self._joined.add(result)
+        self._spelling.checkTensors(self._joined.bytes)
+        self._hasStarted = True
+
+    def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
+        try:
+            body = self._spelling.long(self._joined.result(perf), int(state), **more)
+        except ResultTooLarge as error:
+            self._call.fail(error)
+        else:
+            self._call.finish(body)
+
+
+class ProgressStream(WholeStream):
+    """A stream spelled as a ``$/progress`` notification for each result, the last included, and then as a whole."""
+
+    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+        """A notification.
+
+        Raises:
+            ResultTooLarge: It, or the response that joins all, is too long.
+        """
+        super().result(result, state)
+        self._notify(self._spelling.result(result, state))
+
+    def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
+        self._notify(self._spelling.long(RKLLMResult(token_id=-1, perf=perf), int(state), **more))
+        super()._end(state, perf, more)
+
+    def _notify(self, result: bytes) -> None:
+        self._call.notify(b"$/progress", b'{"token":%b,"value":%b}' % (self._call.id or b"null", result))
+
+
+_STREAMS = {"lines": LineStream, "progress": ProgressStream, "whole": WholeStream}
+
+
+def openStream(call: Call, delivery: Delivery, maxReply: int = MAX_REPLY) -> LineStream:
+    """The stream that a call asked for; inside a batch it is whole, whatever was asked."""
+    kind = _STREAMS["whole" if call.batch is not None else delivery.stream]
+    return kind(call, Spelling(delivery, maxReply))
+
+
+class Joined:
+    """Results joined to one.
+
+    Args:
+        rows: "last" keeps the tensors of the last result only.
+    """
+
+    def __init__(self, rows: str) -> None:
+        self._keepsAll = rows == "all"
+        self._texts: list[str] = []
+        self._last = RKLLMResult(token_id=-1)
+        self._hidden = Rows()
+        self._logits = Rows()
+
+    @property
+    def bytes(self) -> int:
+        """Of the tensors."""
+        return len(self._hidden.data) + len(self._logits.data)
+
+    def add(self, result: RKLLMResult) -> None:
+        """One more result, behind those there are."""
+        self._last = result
+        if result.text:
+            self._texts.append(result.text)
+        hidden, logits = result.last_hidden_layer, result.logits
+        self._hidden.add(hidden.hidden_states, hidden.num_tokens, hidden.embd_size, self._keepsAll)
+        self._logits.add(logits.logits, logits.num_tokens, logits.vocab_size, self._keepsAll)
+
+    def result(self, perf: RKLLMPerfStat) -> RKLLMResult:
+        """All of them, with the figures of the run."""
+        return RKLLMResult(
+            text="".join(self._texts),
+            token_id=self._last.token_id,
+            last_hidden_layer=RKLLMResultLastHiddenLayer(*self._hidden.whole()),
+            logits=RKLLMResultLogits(*self._logits.whole()),
+            perf=perf,
+        )
+
+
+class Rows:
+    """Rows of a tensor."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+        self._count = 0
+        self._width = 0
+
+    def add(self, data: bytes | None, count: int, width: int, keepsAll: bool) -> None:
+        """More rows, behind those there are or in their place."""
+        if data is not None:
+            if not keepsAll:
+                self.data.clear()
+                self._count = 0
+            self.data += data
+            self._count += count
+            self._width = width
+
+    def whole(self) -> tuple[bytes | None, int, int]:
+        """The rows, their width and how many they are."""
+        return bytes(self.data) or None, self._width, self._count

@@ -30,6 +30,8 @@ class Daemon:
             text=True,
             cwd=directory,
             env=environment,
+            # Whoever runs the tests in the background has SIGINT ignored, and so would the daemon.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         self.readUntil("Server started successfully")
 

@@ -1,6 +1,7 @@
 """Who has the model now."""
 
 import pytest
+from twisted.internet.task import Clock
 
 from rkllm_twisted.errors import Busy, ShuttingDown
 from rkllm_twisted.scheduling.scheduler import Scheduler
@@ -10,7 +11,7 @@ class Line:
     """A scheduler, and the turns that it began and refused, by name."""
 
     def __init__(self, limit=64):
-        self.scheduler = Scheduler(limit)
+        self.scheduler = Scheduler(Clock(), limit)
         self.begun, self.refused, self.turns = [], [], {}
 
     def request(self, name, owner=None):
@@ -72,7 +73,7 @@ def test_withdrawn_turn_never_begins():
 
 def test_turns_that_end_at_once_do_not_pile_up():
     """A line longer than Python's stack is deep."""
-    scheduler, begun = Scheduler(5000), []
+    scheduler, begun = Scheduler(Clock(), 5000), []
     first = scheduler.request("a", lambda turn: None, None)
     for number in range(5000):
         scheduler.request(number % 7, lambda turn: (begun.append(turn), turn.end()), None)

@@ -7,6 +7,7 @@ import msgspec
 from rkllm_twisted.errors import BackendLost
 from rkllm_twisted.values import (
     CallState,
+    Delivery,
     EncodedResult,
     RKLLMPerfStat,
     RKLLMResult,
@@ -14,7 +15,7 @@ from rkllm_twisted.values import (
     RKLLMResultLogits,
 )
 from rkllm_twisted.wire.connection import Connection
-from rkllm_twisted.wire.streams import LineStream, spellResult
+from rkllm_twisted.wire.streams import LineStream, Spelling
 
 NORMAL = CallState.RKLLM_RUN_NORMAL
 
@@ -22,13 +23,15 @@ NORMAL = CallState.RKLLM_RUN_NORMAL
 def stream():
     written = []
     [call] = Connection(written.append, lambda: None).receive(b'{"jsonrpc":"2.0","id":1,"method":"m"}')
-    return LineStream(call), written
+    return LineStream(call, Spelling(Delivery(), 1000)), written
 
 
 def test_ready_made_line_has_all_that_the_long_way_has():
     """W-STREAM: the fields and their order."""
-    short = msgspec.json.decode(spellResult(RKLLMResult(text='"\n🦊', token_id=7), NORMAL))
-    long = msgspec.json.decode(spellResult(RKLLMResult(text='"\n🦊', token_id=7, logits=RKLLMResultLogits()), NORMAL))
+    short = msgspec.json.decode(Spelling(Delivery(), 1000).result(RKLLMResult(text='"\n🦊', token_id=7), NORMAL))
+    long = msgspec.json.decode(
+        Spelling(Delivery(), 1000).result(RKLLMResult(text='"\n🦊', token_id=7, logits=RKLLMResultLogits()), NORMAL)
+    )
     assert short == long
     assert list(short) == ["text", "token_id", "last_hidden_layer", "logits", "perf", "_callback_state"]
     assert short["text"] == '"\n🦊'
@@ -36,7 +39,9 @@ def test_ready_made_line_has_all_that_the_long_way_has():
 
 def test_waiting_has_no_text():
     """W-STREAM."""
-    spelled = msgspec.json.decode(spellResult(RKLLMResult(token_id=7), CallState.RKLLM_RUN_WAITING))
+    spelled = msgspec.json.decode(
+        Spelling(Delivery(), 1000).result(RKLLMResult(token_id=7), CallState.RKLLM_RUN_WAITING)
+    )
     assert (spelled["text"], spelled["_callback_state"]) == (None, 1)
 
 
@@ -47,13 +52,13 @@ def test_tensors_are_flat_rows():
         logits=RKLLMResultLogits(logits=rows, vocab_size=2, num_tokens=2),
         last_hidden_layer=RKLLMResultLastHiddenLayer(hidden_states=rows, embd_size=4, num_tokens=1),
     )
-    spelled = msgspec.json.decode(spellResult(result, NORMAL))
+    spelled = msgspec.json.decode(Spelling(Delivery(), 1000).result(result, NORMAL))
     assert spelled["logits"] == {"logits": [0.5, 1.5, -2.0, 0.25], "vocab_size": 2, "num_tokens": 2}
     assert spelled["last_hidden_layer"] == {"hidden_states": [0.5, 1.5, -2.0, 0.25], "embd_size": 4, "num_tokens": 1}
 
 
 def test_encoded_result_is_not_touched():
-    assert spellResult(EncodedResult(b'{ "as" : "it came" }'), NORMAL) == b'{ "as" : "it came" }'
+    assert Spelling(Delivery(), 1000).result(EncodedResult(b'{ "as" : "it came" }'), NORMAL) == b'{ "as" : "it came" }'
 
 
 def test_failure_before_any_data_is_an_error():

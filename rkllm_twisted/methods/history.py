@@ -1,0 +1,66 @@
+"""Whose history is in the model's KV cache (W-HISTORY)."""
+
+from __future__ import annotations
+
+from weakref import WeakSet
+
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
+
+from rkllm_twisted.interfaces import IModel
+from rkllm_twisted.values import Capability
+from rkllm_twisted.wire.connection import Connection
+
+
+class History:
+    """Keeps one connection's turns out of another's.
+
+    The KV cache is the model's: what one run leaves there, the next may continue or reuse. Before a run of a peer that
+    may not, it is cleared.
+    """
+
+    def __init__(self) -> None:
+        self._owner: Connection | None = None
+        """Who has turns in the cache that were made with ``keep_history``."""
+        self._last: Connection | None = None
+        """Who ran last."""
+        self._lost: WeakSet[Connection] = WeakSet()
+        """Who had turns in the cache that another's run took away."""
+
+    def enter(self, model: IModel, connection: Connection, keeps: bool) -> Deferred[None]:
+        """Make the cache fit for a run.
+
+        Args:
+            model: The model that has the cache.
+            connection: Whose run it is.
+            keeps: Whether it keeps its history.
+
+        Returns:
+            Fires when the run may begin.
+        """
+        mustClear = self._owner not in (None, connection) or not self._mayReuse(connection)
+        if self._owner is not None and self._owner is not connection:
+            self._lost.add(self._owner)
+        self._owner = connection if keeps else None
+        self._last = connection
+        if not mustClear or Capability.CLEAR_KV_CACHE not in model.capabilities:
+            return succeed(None)
+        return maybeDeferred(model.clearKVCache, False, None)
+
+    def lossOf(self, connection: Connection, keeps: bool) -> dict[str, object]:
+        """What the finish line of a run says of the history that was lost before it; says it once."""
+        if not keeps or connection not in self._lost:
+            return {}
+        self._lost.discard(connection)
+        return {"history_lost": True}
+
+    def forget(self) -> None:
+        """The model is gone, and all history with it."""
+        if self._owner is not None:
+            self._lost.add(self._owner)
+        self._owner = self._last = None
+
+    def _mayReuse(self, connection: Connection) -> bool:
+        """Whether a prefix that the last run left may be found again: by the same user only."""
+        if self._last is None or self._last is connection:
+            return True
+        return connection.isSameUser(self._last)

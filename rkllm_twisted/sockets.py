@@ -1,0 +1,144 @@
+"""What the kernel knows of a peer: who it is, whether it is gone, and how much it has not read yet."""
+
+from __future__ import annotations
+
+import select
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IPushProducer, IReactorFDSet, IReadDescriptor, ISystemHandle
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from rkllm_twisted.wire.connection import Peer
+
+PIECE = 64 * 1024
+"""The most bytes that a transport is given at a time; Twisted's own buffers are as large."""
+
+
+def peerOf(transport: Any) -> Peer | None:
+    """Who is at the other end of a Unix socket; None for any other transport."""
+    handle: Any = transport.getHandle() if ISystemHandle.providedBy(transport) else None
+    if handle is None or handle.family != socket.AF_UNIX:
+        return None
+    credentials = handle.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return Peer(*struct.unpack("3i", credentials))
+
+
+@implementer(IReadDescriptor)
+class HangupWatch:
+    """Closes a half-closed connection when its peer is gone altogether.
+
+    Twisted stops polling a descriptor whose peer has finished writing, so nothing would tell of the end. An epoll of
+    its own that asks for no event still reports EPOLLHUP, and is itself a descriptor that the reactor can read.
+    """
+
+    def __init__(self, transport: Any, reactor: IReactorFDSet) -> None:
+        self._transport = transport
+        self._reactor = reactor
+        self._epoll = select.epoll()
+        self._epoll.register(transport.fileno(), 0)
+        reactor.addReader(self)
+
+    def fileno(self) -> int:
+        """Of the epoll."""
+        return self._epoll.fileno()
+
+    def logPrefix(self) -> str:
+        """For the log."""
+        return type(self).__name__
+
+    def doRead(self) -> None:
+        """The peer has closed its side for good."""
+        self.stop()
+        self._transport.abortConnection()
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor gives up on the descriptor, which happens when it stops."""
+        self.stop()
+
+    def stop(self) -> None:
+        """Watch no longer."""
+        if not self._epoll.closed:
+            self._reactor.removeReader(self)
+            self._epoll.close()
+
+
+@implementer(IPushProducer)
+class Outbox:
+    """What waits to be written to a peer.
+
+    The transport gets no more than it can pass on, so that what waits is known to the byte. A peer that lets more wait
+    than the limit is not read from until it has read: it could ask for more and more otherwise.
+
+    Args:
+        transport: Where it goes.
+        limit: The bytes that may wait.
+    """
+
+    def __init__(self, transport: Any, limit: int) -> None:
+        self._transport = transport
+        self._limit = limit
+        self._waiting: deque[bytes | memoryview] = deque()
+        self._length = 0
+        self._isPaused = False
+        self._isHeldUp = False
+        self._emptied: Callable[[], object] | None = None
+        transport.registerProducer(self, True)
+
+    def isCongested(self) -> bool:
+        """Whether more waits than may."""
+        return self._length > self._limit
+
+    def write(self, data: bytes) -> None:
+        """Write, now or when the peer has read what came before."""
+        if self._isPaused or len(data) > PIECE:
+            self._keep(data)
+        else:
+            self._transport.write(data)
+
+    def whenEmpty(self, emptied: Callable[[], object]) -> None:
+        """Write nothing more, and call this when all that waits has been given to the transport."""
+        self._emptied = emptied
+        self._finishIfEmpty()
+
+    def pauseProducing(self) -> None:
+        """The transport has enough."""
+        self._isPaused = True
+
+    def resumeProducing(self) -> None:
+        """The transport has passed on what it had."""
+        self._isPaused = False
+        while self._waiting and not self._isPaused:
+            piece = self._waiting.popleft()
+            self._length -= len(piece)
+            self._transport.write(piece)
+        if self._isHeldUp and not self.isCongested():
+            self._isHeldUp = False
+            self._transport.resumeProducing()
+        self._finishIfEmpty()
+
+    def stopProducing(self) -> None:
+        """Nobody will read it."""
+        self._waiting.clear()
+        self._length = 0
+        self._isPaused = True
+
+    def _keep(self, data: bytes) -> None:
+        view = memoryview(data)
+        self._waiting.extend(view[start : start + PIECE] for start in range(0, len(data), PIECE))
+        self._length += len(data)
+        if not self._isPaused:
+            self.resumeProducing()
+        elif self.isCongested() and not self._isHeldUp:
+            self._isHeldUp = True
+            self._transport.pauseProducing()
+
+    def _finishIfEmpty(self) -> None:
+        if self._emptied is not None and not self._waiting:
+            emptied, self._emptied = self._emptied, None
+            self._transport.unregisterProducer()
+            emptied()
