@@ -5,7 +5,7 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests
+SOURCES := rkllm_twisted twisted tests benchmarks
 
 .PHONY: help run test check docs format clean
 

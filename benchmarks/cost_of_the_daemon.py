@@ -4,8 +4,8 @@
 
 Directly is a loop over the C functions, sample and decode, that throws the tokens away. The daemon runs in a process of
 its own and its client reads the socket and parses nothing. Both generate the same greedy answer to the same prompt, in
-turns, each with one thread; the median of the round-by-round ratios is what counts on a noisy machine. Both rates are of
-decode: from the first token to the last, as the one who receives them sees it.
+turns, each with one thread; the median of the round-by-round ratios is what counts on a noisy machine. Both rates are
+of decode: from the first token to the last, as the one who receives them sees it.
 """
 
 from __future__ import annotations

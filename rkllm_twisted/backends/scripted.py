@@ -1,12 +1,14 @@
 """A backend in memory, without threads or a model: for tests and demonstrations, and the smallest one to copy.
 
-It answers every prompt with the prompt's own words, one word a token.
+It answers every prompt with the prompt's own words, one word a token. With ``keep_history`` it says the words of the
+earlier turns too.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from msgspec import ValidationError, convert
@@ -49,7 +51,15 @@ class ScriptedBackend:
     """
 
     name = "scripted"
-    capabilities = frozenset({Capability.PROMPT_INPUT, Capability.MAX_NEW_TOKENS_PER_RUN})
+    capabilities = frozenset(
+        {
+            Capability.PROMPT_INPUT,
+            Capability.MAX_NEW_TOKENS_PER_RUN,
+            Capability.KEEP_HISTORY,
+            Capability.CLEAR_KV_CACHE,
+            Capability.KV_CACHE_SIZE,
+        }
+    )
 
     def __init__(self, clock: IReactorTime, script: Script = echo, interval: float = 0.0) -> None:
         self._clock = clock
@@ -82,6 +92,7 @@ class ScriptedModel(OptionalFunctions):
         self._script = script
         self._interval = interval
         self._limit = limit
+        self._history: list[str] = []
         self._isDestroyed = False
         self._generation: ScriptedGeneration | None = None
 
@@ -95,10 +106,11 @@ class ScriptedModel(OptionalFunctions):
             raise ModelBusy
         refuseUnsupported(input, inferParam, self.capabilities)
         limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
-        words = len(list(echo(input)))
-        self._generation = ScriptedGeneration(
-            self._clock, iter(self._script(input)), self._interval, limit, words, receiver
-        )
+        if not inferParam.keep_history:
+            self._history.clear()
+        tokens = chain(tuple(self._history), self._script(input))
+        self._history += echo(input)
+        self._generation = ScriptedGeneration(self._clock, tokens, self._interval, limit, len(self._history), receiver)
         return self._generation
 
     def isRunning(self) -> bool:
@@ -109,6 +121,16 @@ class ScriptedModel(OptionalFunctions):
         """See `IModel`."""
         if self._generation is not None:
             self._generation.abort()
+
+    def clearKVCache(self, keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> Deferred[None]:
+        """See `IModel`. A token is a word."""
+        for start, end in reversed(ranges or [(0, len(self._history))]):
+            del self._history[start:end]
+        return succeed(None)
+
+    def getKVCacheSize(self) -> Deferred[list[int]]:
+        """See `IModel`."""
+        return succeed([len(self._history)])
 
     def destroy(self) -> Deferred[None]:
         """See `IModel`."""

@@ -37,8 +37,8 @@ class History:
         Returns:
             Fires when the run may begin.
         """
-        mustClear = self._owner not in (None, connection) or not self._mayReuse(connection)
-        if self._owner is not None and self._owner is not connection:
+        mustClear = not (self._continues(connection) if keeps else self._mayReuse(connection))
+        if self._owner not in (None, connection):
             self._lost.add(self._owner)
         self._owner = connection if keeps else None
         self._last = connection
@@ -59,8 +59,12 @@ class History:
             self._lost.add(self._owner)
         self._owner = self._last = None
 
+    def _continues(self, connection: Connection) -> bool:
+        """Whether all that is in the cache is this connection's own history."""
+        return self._last is None or self._owner is connection
+
     def _mayReuse(self, connection: Connection) -> bool:
-        """Whether a prefix that the last run left may be found again: by the same user only."""
-        if self._last is None or self._last is connection:
-            return True
-        return connection.isSameUser(self._last)
+        """Whether a prefix of what is in the cache may be found again: of no history, and by the same user only."""
+        if self._owner not in (None, connection):
+            return False
+        return self._last in (None, connection) or connection.isSameUser(self._last)

@@ -98,10 +98,12 @@ class Peer:
         self.protocol.dataReceived(data if isinstance(data, bytes) else msgspec.json.encode(data) + b"\n")
 
     def received(self, seconds: float = 0.0) -> list[Any]:
-        """Let time pass, do what is due by then, and return what came since the last time."""
-        self._server.clock.advance(seconds)
-        while any(call.getTime() <= self._server.clock.seconds() for call in self._server.clock.getDelayedCalls()):
-            self._server.clock.advance(0)
+        """Let time pass, do what is due by then, each at its time, and return what came since the last time."""
+        clock = self._server.clock
+        end = clock.seconds() + seconds
+        while due := [call.getTime() for call in clock.getDelayedCalls() if call.getTime() <= end]:
+            clock.advance(max(0.0, min(due) - clock.seconds()))
+        clock.advance(end - clock.seconds())
         data = self.transport.value()
         self.transport.clear()
         return [msgspec.json.decode(line) for line in data.splitlines()]

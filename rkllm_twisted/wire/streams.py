@@ -70,9 +70,9 @@ class Spelling:
                 "text": result.text,
                 "token_id": result.token_id,
                 "last_hidden_layer": {
-                    "hidden_states": states[0],
+                    "hidden_states": states,
                     "embd_size": hidden.embd_size,
-                    "num_tokens": states[1],
+                    "num_tokens": stateRows,
                 },
                 "logits": {"logits": values, "vocab_size": logits.vocab_size, "num_tokens": valueRows},
                 "perf": result.perf,
@@ -80,7 +80,8 @@ class Spelling:
                 **more,
             }
         )
-        self._check(len(body))
+        if states is not None or values is not None:
+            self._check(len(body))
         return body
 
     def _tensor(self, data: bytes | None, rows: int, width: int) -> tuple[object, int]:

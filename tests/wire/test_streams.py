@@ -1,10 +1,13 @@
 """Results into lines, where a transcript cannot show it."""
 
+import base64
+import struct
 from array import array
 
 import msgspec
+import pytest
 
-from rkllm_twisted.errors import BackendLost
+from rkllm_twisted.errors import BackendLost, ResultTooLarge
 from rkllm_twisted.values import (
     CallState,
     Delivery,
@@ -15,7 +18,7 @@ from rkllm_twisted.values import (
     RKLLMResultLogits,
 )
 from rkllm_twisted.wire.connection import Connection
-from rkllm_twisted.wire.streams import LineStream, Spelling
+from rkllm_twisted.wire.streams import LineStream, Spelling, openStream
 
 NORMAL = CallState.RKLLM_RUN_NORMAL
 
@@ -88,3 +91,139 @@ def test_reason_that_is_not_known_is_left_out():
     result = msgspec.json.decode(written[-1])["result"]
     assert "finish_reason" not in result
     assert result["perf"]["prefill_tokens"] == 3
+
+
+class Spoken:
+    """A stream of some kind, and what it wrote."""
+
+    def __init__(self, batch=False, maxReply=1000, **delivery):
+        self.written = []
+        line = b'{"jsonrpc":"2.0","id":"a","method":"m"}'
+        [call] = Connection(self.written.append, lambda: None).receive(b"[%b]" % line if batch else line)
+        self.stream = openStream(call, Delivery(**delivery), maxReply)
+
+    def messages(self):
+        return [msgspec.json.decode(line) for line in self.written]
+
+
+def rowsOf(*values, width=2):
+    """A result with logits."""
+    data = array("f", values).tobytes()
+    return RKLLMResult(logits=RKLLMResultLogits(data, width, len(values) // width), token_id=5)
+
+
+def test_whole_joins_all():
+    """W-OPTIONS: one response, the acknowledgement left out."""
+    spoken = Spoken(stream="whole")
+    spoken.stream.acknowledge("accepted")
+    spoken.stream.result(RKLLMResult(text="one", token_id=1), NORMAL)
+    spoken.stream.result(RKLLMResult(token_id=2), CallState.RKLLM_RUN_WAITING)
+    spoken.stream.result(RKLLMResult(text=" 🦊", token_id=3), NORMAL)
+    assert spoken.written == []
+    spoken.stream.finish(RKLLMPerfStat(generate_tokens=2), "stop")
+    [message] = spoken.messages()
+    assert message["id"] == "a"
+    assert message["result"]["text"] == "one 🦊"
+    assert message["result"]["token_id"] == 3
+    assert message["result"]["_callback_state"] == 2
+    assert message["result"]["finish_reason"] == "stop"
+    assert message["result"]["perf"]["generate_tokens"] == 2
+
+
+def test_progress_notifies_and_ends_with_the_whole():
+    """W-OPTIONS."""
+    spoken, whole = Spoken(stream="progress"), Spoken(stream="whole")
+    for one in (spoken, whole):
+        one.stream.acknowledge("accepted")
+        one.stream.result(RKLLMResult(text="one", token_id=1), NORMAL)
+        one.stream.finish(RKLLMPerfStat(), "stop")
+    first, finish, last = spoken.messages()
+    assert [message["method"] for message in (first, finish)] == ["$/progress"] * 2
+    assert [message["params"]["token"] for message in (first, finish)] == ["a", "a"]
+    assert first["params"]["value"]["text"] == "one"
+    assert finish["params"]["value"]["_callback_state"] == 2
+    assert [last] == whole.messages()
+
+
+def test_batch_is_answered_whole():
+    """W-BATCH."""
+    spoken = Spoken(batch=True, stream="lines")
+    spoken.stream.result(RKLLMResult(text="one", token_id=1), NORMAL)
+    spoken.stream.finish(RKLLMPerfStat(), "stop")
+    [[message]] = spoken.messages()
+    assert message["result"]["text"] == "one"
+
+
+def test_abort_of_a_whole_after_data_keeps_the_data():
+    """W-CANCEL."""
+    started, unstarted = Spoken(stream="whole"), Spoken(stream="whole")
+    started.stream.result(RKLLMResult(text="one", token_id=1), NORMAL)
+    for one in (started, unstarted):
+        one.stream.finish(RKLLMPerfStat(), "abort")
+    assert started.messages()[0]["result"]["finish_reason"] == "abort"
+    assert unstarted.messages()[0]["error"]["code"] == -32800
+
+
+def test_failure_of_a_whole_after_data():
+    """W-FINISH."""
+    spoken = Spoken(stream="whole")
+    spoken.stream.result(RKLLMResult(text="one", token_id=1), NORMAL)
+    spoken.stream.fail(BackendLost("it died"))
+    result = spoken.messages()[0]["result"]
+    assert (result["text"], result["_callback_state"], result["error"]["code"]) == ("one", 3, -32006)
+
+
+def test_tensors_as_base64():
+    """W-OPTIONS: little-endian float32, row-major."""
+    spoken = Spoken(tensors="base64")
+    spoken.stream.result(rowsOf(0.5, 1.5, -2.0, 0.25), NORMAL)
+    tensor = spoken.messages()[0]["result"]["logits"]["logits"]
+    assert (tensor["dtype"], tensor["shape"]) == ("<f4", [2, 2])
+    assert struct.unpack("<4f", base64.b64decode(tensor["data"])) == (0.5, 1.5, -2.0, 0.25)
+
+
+def test_last_row_only():
+    """W-OPTIONS."""
+    spoken = Spoken(rows="last")
+    spoken.stream.result(rowsOf(0.5, 1.5, -2.0, 0.25), NORMAL)
+    assert spoken.messages()[0]["result"]["logits"] == {"logits": [-2.0, 0.25], "vocab_size": 2, "num_tokens": 1}
+
+
+def test_rows_of_a_whole():
+    """W-OPTIONS: all rows of all results, or the very last."""
+    everything, last = Spoken(stream="whole"), Spoken(stream="whole", rows="last")
+    for one in (everything, last):
+        one.stream.result(rowsOf(1, 2, 3, 4), NORMAL)
+        one.stream.result(rowsOf(5, 6), NORMAL)
+        one.stream.finish(RKLLMPerfStat(), "stop")
+    assert everything.messages()[0]["result"]["logits"]["logits"] == [1, 2, 3, 4, 5, 6]
+    assert everything.messages()[0]["result"]["logits"]["num_tokens"] == 3
+    assert last.messages()[0]["result"]["logits"]["logits"] == [5, 6]
+
+
+@pytest.mark.parametrize("kind", ["lines", "progress"])
+@pytest.mark.parametrize("tensors", ["json", "base64"])
+def test_tensor_reply_over_the_limit(kind, tensors):
+    """W-CODES: -32009, told before the tensor is spelled, where that is certain, and nothing of it is sent."""
+    spoken = Spoken(stream=kind, tensors=tensors, maxReply=1000)
+    with pytest.raises(ResultTooLarge) as refused:
+        spoken.stream.result(rowsOf(*[0.5] * 1000), NORMAL)
+    assert refused.value.data["limit"] == 1000
+    assert refused.value.data["bytes"] > 1000
+    assert spoken.written == []
+
+
+def test_whole_that_grows_over_the_limit():
+    """W-CODES: -32009."""
+    spoken = Spoken(stream="whole", maxReply=1000)
+    with pytest.raises(ResultTooLarge):
+        for _ in range(20):
+            spoken.stream.result(rowsOf(*[0.5] * 100), NORMAL)
+
+
+def test_long_text_is_no_large_reply():
+    """W-CODES: the limit is of tensors."""
+    spoken = Spoken(maxReply=10)
+    spoken.stream.result(RKLLMResult(text="x" * 100), NORMAL)
+    spoken.stream.finish(RKLLMPerfStat(), "stop")
+    assert len(spoken.written) == 2
