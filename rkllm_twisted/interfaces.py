@@ -91,6 +91,11 @@ class IRuntimeModel(Interface):
             RuntimeCallFailed: The runtime failed; the results so far stand.
         """
 
+    def runBatch(inputs: list[RKLLMInput], inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+        """As `run`, for as many inputs as the model's ``n_batch``; each result has its ``batch_index``, one FINISH ends
+        them all.
+        """
+
     def abort() -> None:
         """Make the run in progress return soon: within one token in decode, as soon as possible in prefill.
 
@@ -171,6 +176,11 @@ class IModel(Interface):
             NotSupported: The backend lacks what this needs; nothing was started.
         """
 
+    def runBatch(
+        inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
+    ) -> IGeneration:
+        """As `run`, for as many inputs as the model's ``n_batch``; each result has its ``batch_index``."""
+
     def isRunning() -> bool:
         """Whether a generation has been started and has not ended."""
 
@@ -248,8 +258,11 @@ class IBackendMaker(IPlugin):
         """
 
 
-def refuseUnsupported(input: RKLLMInput, inferParam: RKLLMInferParam, capabilities: frozenset[Capability]) -> None:
-    """Raise NotSupported if a run needs more than the capabilities."""
-    lacking = needs(input, inferParam) - capabilities
+def refuseUnsupported(
+    inputs: list[RKLLMInput], inferParam: RKLLMInferParam, capabilities: frozenset[Capability]
+) -> None:
+    """Raise NotSupported if a run of these inputs needs more than the capabilities."""
+    needed = {capability for input in inputs for capability in needs(input, inferParam)}
+    lacking = (needed | ({Capability.BATCHES} if len(inputs) > 1 else set())) - capabilities
     if lacking:
         raise NotSupported(needs=", ".join(sorted(capability.value for capability in lacking)))

@@ -113,9 +113,7 @@ class Outbox:
         """The transport has passed on what it had."""
         self._isPaused = False
         while self._waiting and not self._isPaused:
-            piece = self._waiting.popleft()
-            self._length -= len(piece)
-            self._transport.write(piece)
+            self._transport.write(self._taken())
         if self._isHeldUp and not self.isCongested():
             self._isHeldUp = False
             self._transport.resumeProducing()
@@ -128,14 +126,27 @@ class Outbox:
         self._isPaused = True
 
     def _keep(self, data: bytes) -> None:
-        view = memoryview(data)
-        self._waiting.extend(view[start : start + PIECE] for start in range(0, len(data), PIECE))
+        if len(data) <= PIECE:
+            self._waiting.append(data)
+        else:
+            view = memoryview(data)
+            self._waiting.extend(view[start : start + PIECE] for start in range(0, len(data), PIECE))
         self._length += len(data)
         if not self._isPaused:
             self.resumeProducing()
         elif self.isCongested() and not self._isHeldUp:
             self._isHeldUp = True
             self._transport.pauseProducing()
+
+    def _taken(self) -> bytes:
+        """The first that waits, and what fits into the same piece with it."""
+        taken = [self._waiting.popleft()]
+        size = len(taken[0])
+        while self._waiting and size + len(self._waiting[0]) <= PIECE:
+            taken.append(self._waiting.popleft())
+            size += len(taken[-1])
+        self._length -= size
+        return b"".join(taken)
 
     def _finishIfEmpty(self) -> None:
         if self._emptied is not None and not self._waiting:

@@ -15,12 +15,13 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
-Int32 = Annotated[int, Meta(ge=-(2**31), le=2**31 - 1)]
-Int8 = Annotated[int, Meta(ge=-128, le=127)]
-UInt8 = Annotated[int, Meta(ge=0, le=255)]
-UInt32 = Annotated[int, Meta(ge=0, le=2**32 - 1)]
-Size = Annotated[int, Meta(ge=0, le=2**53)]
-Flag = bool | Annotated[int, Meta(ge=0, le=1)]
+from rkllm_twisted.ranges import MAX_FLOAT, Count, Flag, Float, Int32, Name, Path, Size, Text, UInt32
+
+TopP = Annotated[float, Meta(gt=0, le=1)]
+Temperature = Annotated[float, Meta(ge=0, le=MAX_FLOAT)]
+RepeatPenalty = Annotated[float, Meta(gt=0, le=MAX_FLOAT)]
+FrequencyPenalty = Annotated[float, Meta(ge=-2, le=2)]
+Mirostat = Annotated[int, Meta(ge=0, le=2)]
 
 
 class CallState(IntEnum):
@@ -93,88 +94,107 @@ class RKLLMExtendParam(Value, frozen=True):
     """The extended parameters of `RKLLMParam`."""
 
     base_domain_id: Int32 = 0
-    """NPU memory domain."""
-    embed_flash: Int8 = 0
+    """The NPU's memory domain; each holds 4 GB."""
+    embed_flash: Flag = 0
     """1 reads the vocabulary embedding from flash instead of memory."""
-    enabled_cpus_num: Int8 = 4
+    enabled_cpus_num: Annotated[int, Meta(ge=1, le=8)] = 4
     """How many CPU cores ``enabled_cpus_mask`` names."""
     enabled_cpus_mask: UInt32 = 0
-    """A sum of `CPUMask` values."""
-    n_batch: UInt8 = 1
-    """How many inputs one run takes, 1 to 100."""
+    """A sum of ``CPU_MASKS``, as many as ``enabled_cpus_num`` says; 0 names none."""
+    n_batch: Annotated[int, Meta(ge=1, le=100)] = 1
+    """How many inputs one run takes; the manual recommends 8 at most."""
     use_cross_attn: Flag = 0
     """1 enables cross attention."""
     reserved: None = None
+    """The reserved bytes of C."""
 
 
 class RKLLMParam(Value, frozen=True):
     """What a model is loaded with. ``RKLLMParam`` of ``rkllm.h``."""
 
-    model_path: str = ""
+    model_path: Path = ""
     """A model file on the daemon's machine, or a short name of the backend's own."""
-    max_context_len: Int32 = 0
-    """Size of the KV cache in tokens, prompt and answer together."""
-    max_new_tokens: Int32 = 0
-    """The most tokens that one run generates; -1 is as many as fit."""
+    max_context_len: Size = 0
+    """Size of the KV cache in tokens, prompt and answer together; 0 is the backend's own choice."""
+    max_new_tokens: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = 0
+    """The most tokens that one run generates; -1 is as many as fit, 0 is the backend's own choice."""
     top_k: Int32 = 40
-    top_p: float = 0.9
-    temperature: float = 0.8
-    repeat_penalty: float = 1.1
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    mirostat: Int32 = 0
-    """0 off, 1 or 2 the version of mirostat sampling."""
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    n_keep: Int32 = -1
-    """Tokens kept at the front when the context shifts."""
+    """Choose among that many of the likeliest tokens; 1 is greedy. What 0 and less do is the runtime's affair."""
+    top_p: TopP = 0.9
+    """Choose among the likeliest tokens whose probabilities add up to this; 1 is all of them."""
+    temperature: Temperature = 0.8
+    """Below 1 likelier tokens gain, above 1 unlikelier ones; 0 is greedy, as ``top_k`` 1 is."""
+    repeat_penalty: RepeatPenalty = 1.1
+    """Tokens that occurred are made less likely by this factor; 1 is off."""
+    frequency_penalty: FrequencyPenalty = 0.0
+    """Subtracted from a token's logit for each time it occurred."""
+    presence_penalty: Float = 0.0
+    """Subtracted from a token's logit if it occurred."""
+    mirostat: Mirostat = 0
+    """0 is off, 1 or 2 the version of mirostat sampling."""
+    mirostat_tau: Float = 5.0
+    """The surprise that mirostat aims at, in bits."""
+    mirostat_eta: Float = 0.1
+    """How fast mirostat learns."""
+    n_keep: Annotated[int, Meta(ge=-1, le=2**31 - 1)] = -1
+    """Tokens kept at the front when the context shifts, fewer than ``max_context_len``."""
     skip_special_token: Flag = False
     """True leaves special tokens out of the text."""
     ignore_eos_token: Flag = False
     """True generates on past the end token (runtime 1.3)."""
     is_async: Flag = False
     """Accepted and never passed on."""
-    img_start: str = ""
-    img_end: str = ""
-    img_content: str = ""
+    img_start: Text = ""
+    """The text before an image's tokens (until runtime 1.2)."""
+    img_end: Text = ""
+    """The text after an image's tokens (until runtime 1.2)."""
+    img_content: Text = ""
+    """The text that stands for an image's tokens (until runtime 1.2)."""
     extend_param: RKLLMExtendParam = RKLLMExtendParam()
+    """What the runtime added later."""
 
 
 class RKLLMSamplingParam(Value, frozen=True):
     """The sampling parameters of one run (runtime 1.3); the same meanings as in `RKLLMParam`."""
 
     top_k: Int32 = 40
-    top_p: float = 0.9
-    temperature: float = 0.8
-    repeat_penalty: float = 1.1
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    mirostat: Int32 = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
+    top_p: TopP = 0.9
+    temperature: Temperature = 0.8
+    repeat_penalty: RepeatPenalty = 1.1
+    frequency_penalty: FrequencyPenalty = 0.0
+    presence_penalty: Float = 0.0
+    mirostat: Mirostat = 0
+    mirostat_tau: Float = 5.0
+    mirostat_eta: Float = 0.1
 
 
 class RKLLMLoraParam(Value, frozen=True):
     """Which loaded LoRA adapter a run uses."""
 
-    lora_adapter_name: str
+    lora_adapter_name: Name
+    """The name that the adapter was loaded under."""
 
 
 class RKLLMPromptCacheParam(Value, frozen=True):
     """Whether a run saves its prompt's KV cache, and where."""
 
     save_prompt_cache: Flag = 0
-    prompt_cache_path: str = ""
+    """1 writes the file when the run has ended."""
+    prompt_cache_path: Path = ""
+    """The file, on the daemon's machine."""
 
 
 class RKLLMInferParam(Value, frozen=True):
     """How one run infers."""
 
     mode: InferMode = InferMode.RKLLM_INFER_GENERATE
+    """What the run computes; one of ``INFER_MODES``."""
     lora_params: RKLLMLoraParam | None = None
+    """The adapter to use; null is the base model."""
     prompt_cache_params: RKLLMPromptCacheParam | None = None
+    """Whether to save the prompt's KV cache; null does not."""
     sampling_params: RKLLMSamplingParam | None = None
-    """None takes the values of init; a value replaces the whole set."""
+    """How to sample (runtime 1.3). What is null or left out, here or in it, is as it was at init."""
     keep_history: Flag = 0
     """1 goes on after the earlier turns of this model, 0 starts anew."""
     max_new_tokens: Int32 = 0
@@ -184,80 +204,122 @@ class RKLLMInferParam(Value, frozen=True):
 class RKLLMEmbedInput(Value, frozen=True):
     """Embeddings instead of text: ``n_tokens`` rows of float32, flat and row-major."""
 
-    embed: list[float]
-    n_tokens: Size
+    embed: list[Float]
+    """The rows one after the other, each of the model's embedding size."""
+    n_tokens: Count
+    """How many rows."""
 
 
 class RKLLMTokenInput(Value, frozen=True):
     """Token ids instead of text."""
 
-    input_ids: list[Int32]
-    n_tokens: Size
+    input_ids: list[Size]
+    """Ids of the model's own vocabulary."""
+    n_tokens: Count
+    """How many ids."""
 
 
 class RKLLMImage(Value, frozen=True):
     """The image block of a multimodal input of runtime 1.3."""
 
-    image_embed: list[float] = []
+    image_embed: list[Float] = []
+    """The embeddings of all images: ``n_image`` × ``n_image_tokens`` rows of float32, flat and row-major."""
     n_image_tokens: Size = 0
+    """Rows of each image."""
     n_image: Size = 0
-    image_start: str = ""
-    image_end: str = ""
-    image_content: str = ""
+    """How many images; ``prompt`` has ``<image>`` as many times."""
+    image_start: Text = ""
+    """The text before an image's tokens."""
+    image_end: Text = ""
+    """The text after an image's tokens."""
+    image_content: Text = ""
+    """The text that stands for an image's tokens."""
     image_width: Size = 0
+    """In pixels, as the encoder took it."""
     image_height: Size = 0
+    """In pixels, as the encoder took it."""
 
 
 class RKLLMVideo(Value, frozen=True):
     """The video block of a multimodal input of runtime 1.3."""
 
-    video_embed: list[float] = []
+    video_embed: list[Float] = []
+    """The embeddings: ``n_video`` × ``n_frame_per_video`` × ``n_frame_tokens`` rows of float32, flat and row-major."""
     n_frame_tokens: Size = 0
+    """Rows of each frame."""
     n_frame_per_video: Size = 0
+    """Frames of each video."""
     n_video: Size = 0
-    video_start: str = ""
-    video_end: str = ""
-    video_content: str = ""
+    """How many videos; ``prompt`` has ``<video>`` as many times."""
+    video_start: Text = ""
+    """The text before a video's tokens."""
+    video_end: Text = ""
+    """The text after a video's tokens."""
+    video_content: Text = ""
+    """The text that stands for a video's tokens."""
     frame_width: Size = 0
+    """In pixels, as the encoder took it."""
     frame_height: Size = 0
+    """In pixels, as the encoder took it."""
 
 
 class RKLLMAudio(Value, frozen=True):
     """The audio block of a multimodal input of runtime 1.3.1."""
 
-    audio_embed: list[float] = []
+    audio_embed: list[Float] = []
+    """The embeddings: ``n_audio`` × ``n_audio_tokens`` rows of float32, flat and row-major."""
     n_audio_tokens: Size = 0
+    """Rows of each recording."""
     n_audio: Size = 0
-    audio_start: str = ""
-    audio_end: str = ""
-    audio_content: str = ""
+    """How many recordings."""
+    audio_start: Text = ""
+    """The text before a recording's tokens."""
+    audio_end: Text = ""
+    """The text after a recording's tokens."""
+    audio_content: Text = ""
+    """The text that stands for a recording's tokens."""
 
 
 class RKLLMMultiModalInput(Value, frozen=True):
     """Text with embeddings of images, flat as in runtime 1.2 or in blocks as in 1.3."""
 
-    prompt: str
-    image_embed: list[float] = []
+    prompt: Text
+    """The text, with a marker where each image and each video belongs."""
+    image_embed: list[Float] = []
+    """As in the block ``image``; so for the next four (until runtime 1.2)."""
     n_image_tokens: Size = 0
+    """Rows of each image."""
     n_image: Size = 0
+    """How many images; 0, where there is an ``image_embed``, is one (until runtime 1.2.0)."""
     image_width: Size = 0
+    """In pixels, as the encoder took it."""
     image_height: Size = 0
+    """In pixels, as the encoder took it."""
     image: RKLLMImage | None = None
+    """The images (runtime 1.3)."""
     video: RKLLMVideo | None = None
+    """The videos (runtime 1.3)."""
     audio: RKLLMAudio | None = None
+    """The recordings (runtime 1.3.1)."""
 
 
 class RKLLMInput(Value, frozen=True):
     """The input of one run; ``input_type`` says which of the last four members counts."""
 
     input_type: InputType = InputType.RKLLM_INPUT_PROMPT
-    role: str = "user"
+    """Which of the last four counts; one of ``INPUT_TYPES``."""
+    role: Annotated[Text, Meta(max_length=255)] = "user"
     """``user``, or ``tool`` for the result of a function call."""
     enable_thinking: Flag = False
-    prompt_input: str | None = None
+    """True lets a model think that can be told to."""
+    prompt_input: Text | None = None
+    """A text, put into the model's chat template."""
     embed_input: RKLLMEmbedInput | None = None
+    """Embeddings, taken as they are."""
     token_input: RKLLMTokenInput | None = None
+    """Token ids, taken as they are."""
     multimodal_input: RKLLMMultiModalInput | None = None
+    """A text with embeddings of images."""
 
     MEMBERS: ClassVar[dict[InputType, str]] = {
         InputType.RKLLM_INPUT_PROMPT: "prompt_input",
@@ -266,23 +328,37 @@ class RKLLMInput(Value, frozen=True):
         InputType.RKLLM_INPUT_MULTIMODAL: "multimodal_input",
     }
 
+    @property
+    def chosen(self) -> object:
+        """The member that ``input_type`` names; None if it is missing."""
+        chosen: object = getattr(self, self.MEMBERS[self.input_type])
+        return chosen
+
 
 class RKLLMLoraAdapter(Value, frozen=True):
     """A LoRA adapter to load."""
 
-    lora_adapter_path: str
-    lora_adapter_name: str
-    scale: float = 1.0
+    lora_adapter_path: Annotated[Path, Meta(min_length=1)]
+    """The file, on the daemon's machine."""
+    lora_adapter_name: Name
+    """By which runs will choose it."""
+    scale: Float = 1.0
+    """How strongly it applies."""
 
 
 class RKLLMCrossAttnParam(Value, frozen=True):
     """The encoder's output for cross attention."""
 
-    encoder_k_cache: list[float]
-    encoder_v_cache: list[float]
-    encoder_mask: list[float]
+    encoder_k_cache: list[Float]
+    """Keys: layers × ``num_tokens`` × heads × head size float32, flat and row-major."""
+    encoder_v_cache: list[Float]
+    """Values: layers × heads × head size × ``num_tokens`` float32, flat and row-major; as many as keys."""
+    encoder_mask: list[Float]
+    """``num_tokens`` numbers."""
     encoder_pos: list[Int32]
-    num_tokens: Size
+    """``num_tokens`` positions."""
+    num_tokens: Count
+    """Tokens of the encoder."""
 
 
 class Delivery(Value, frozen=True):
@@ -341,6 +417,8 @@ class RKLLMResult(Struct, frozen=True):
     logits: RKLLMResultLogits = NO_LOGITS
     perf: RKLLMPerfStat = NO_PERF
     """Valid with the state FINISH only."""
+    batch_index: int | None = None
+    """Which of the inputs of a batch this is of; None where there is one input only."""
 
 
 class EncodedResult(Struct, frozen=True):

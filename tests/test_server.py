@@ -171,6 +171,22 @@ def test_refused_peer_that_does_not_close_is_closed_upon():
 
 
 @pytest_twisted.ensureDeferred
+async def test_many_requests_at_once_by_a_client_that_reads_later(served):
+    """W-SPLIT, W-ORDER: more answers than any buffer holds, in order."""
+    server = await served().start()
+    client = await server.connect()
+    client.transport.pauseProducing()
+    for number in range(20_000):
+        client.ask("rkllm.is_running", id=number)
+    reactor.callLater(0.05, client.transport.resumeProducing)
+    answers = await client.lines(20_000)
+    assert [answer["id"] for answer in answers] == list(range(20_000))
+    client.transport.loseConnection()
+    await client.closed
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_peer_is_known(served):
     """W-ABORT: by what the kernel says of it."""
     server = await served().start()

@@ -148,6 +148,9 @@ class BackendMaker:
 class OptionalFunctions:
     """A base for models, of either floor: every function that a backend may lack says that it is not supported."""
 
+    def runBatch(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, *results: Any) -> Any:
+        raise NotSupported(needs=Capability.BATCHES.value)
+
     def loadLora(self, adapter: RKLLMLoraAdapter) -> Any:
         raise NotSupported(needs=Capability.LORA.value)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain
+from itertools import chain, zip_longest
 from typing import Any
 
 from msgspec import ValidationError, convert
@@ -34,6 +34,9 @@ from rkllm_twisted.values import (
 Script = Callable[[RKLLMInput], Iterable[str]]
 """The tokens of the answer to an input; an exception while they are taken fails the generation there."""
 
+Token = tuple[str, int | None]
+"""A text, and of which input of a batch it is."""
+
 
 def echo(input: RKLLMInput) -> Iterable[str]:
     """The words of the prompt, each with the space before it."""
@@ -58,6 +61,7 @@ class ScriptedBackend:
             Capability.KEEP_HISTORY,
             Capability.CLEAR_KV_CACHE,
             Capability.KV_CACHE_SIZE,
+            Capability.BATCHES,
         }
     )
 
@@ -100,17 +104,32 @@ class ScriptedModel(OptionalFunctions):
         self, input: RKLLMInput, inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`."""
-        if self._isDestroyed:
-            raise ModelNotInitialized("this model is destroyed")
-        if self.isRunning():
-            raise ModelBusy
-        refuseUnsupported(input, inferParam, self.capabilities)
-        limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
+        self._refuse([input], inferParam)
         if not inferParam.keep_history:
             self._history.clear()
         tokens = chain(tuple(self._history), self._script(input))
         self._history += echo(input)
-        self._generation = ScriptedGeneration(self._clock, tokens, self._interval, limit, len(self._history), receiver)
+        limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
+        return self._start(((text, None) for text in tokens), limit, len(self._history), receiver)
+
+    def runBatch(
+        self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
+    ) -> IGeneration:
+        """See `IModel`. The token limit is of all together, history is not kept."""
+        self._refuse(inputs, inferParam)
+        rounds = zip_longest(*map(self._script, inputs))
+        tokens = ((text, index) for each in rounds for index, text in enumerate(each) if text is not None)
+        return self._start(tokens, inferParam.max_new_tokens or self._limit, len(inputs), receiver)
+
+    def _refuse(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
+        if self._isDestroyed:
+            raise ModelNotInitialized("this model is destroyed")
+        if self.isRunning():
+            raise ModelBusy
+        refuseUnsupported(inputs, inferParam, self.capabilities)
+
+    def _start(self, tokens: Iterator[Token], limit: int, promptTokens: int, receiver: IResultReceiver) -> IGeneration:
+        self._generation = ScriptedGeneration(self._clock, tokens, self._interval, limit, promptTokens, receiver)
         return self._generation
 
     def isRunning(self) -> bool:
@@ -149,7 +168,7 @@ class ScriptedGeneration:
     def __init__(
         self,
         clock: IReactorTime,
-        tokens: Iterator[str],
+        tokens: Iterator[Token],
         interval: float,
         limit: int,
         promptTokens: int,
@@ -184,17 +203,18 @@ class ScriptedGeneration:
 
     def _say(self) -> None:
         try:
-            text = next(self._tokens, None)
+            token = next(self._tokens, None)
         except Exception:  # noqa: BLE001  # a script may raise what it likes
             failure = Failure()
             self._end(lambda: self._receiver.generationFailed(failure))
             return
-        if text is None:
+        if token is None:
             self._finish("stop")
             return
         self._next = self._clock.callLater(self._interval, self._step)
         self._count += 1
-        self._receiver.resultReceived(RKLLMResult(text=text, token_id=self._count), CallState.RKLLM_RUN_NORMAL)
+        result = RKLLMResult(text=token[0], token_id=self._count, batch_index=token[1])
+        self._receiver.resultReceived(result, CallState.RKLLM_RUN_NORMAL)
 
     def _finish(self, reason: str) -> None:
         elapsed = (self._clock.seconds() - self._began) * 1000

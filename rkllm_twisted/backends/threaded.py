@@ -28,6 +28,7 @@ from rkllm_twisted.interfaces import (
     IResultReceiver,
     IRuntime,
     IRuntimeModel,
+    OnResult,
     refuseUnsupported,
 )
 from rkllm_twisted.values import (
@@ -130,20 +131,29 @@ class ThreadedModel:
         self, input: RKLLMInput, inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`."""
-        self._refuse(input, inferParam)
-        # From here on an abort is meant for this run, also one that comes before the thread has begun it.
-        self._model.prepare()
-        generation = self._generation = ThreadedGeneration(self._model, receiver, self._thread.reactor)
-        returned = self._thread.call(self._model.run, input, inferParam, generation.onResult)
-        returned.addBoth(self._returned, generation)
-        return generation
+        self._refuse([input], inferParam)
+        return self._start(receiver, lambda onResult: self._model.run(input, inferParam, onResult))
 
-    def _refuse(self, input: RKLLMInput, inferParam: RKLLMInferParam) -> None:
+    def runBatch(
+        self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
+    ) -> IGeneration:
+        """See `IModel`."""
+        self._refuse(inputs, inferParam)
+        return self._start(receiver, lambda onResult: self._model.runBatch(inputs, inferParam, onResult))
+
+    def _refuse(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
         if self._destruction is not None:
             raise ModelNotInitialized("this model is destroyed")
         if self._generation is not None:
             raise ModelBusy
-        refuseUnsupported(input, inferParam, self.capabilities)
+        refuseUnsupported(inputs, inferParam, self.capabilities)
+
+    def _start(self, receiver: IResultReceiver, run: Callable[[OnResult], str | None]) -> ThreadedGeneration:
+        # From here on an abort is meant for this run, also one that comes before the thread has begun it.
+        self._model.prepare()
+        generation = self._generation = ThreadedGeneration(self._model, receiver, self._thread.reactor)
+        self._thread.call(run, generation.onResult).addBoth(self._returned, generation)
+        return generation
 
     def _returned(self, outcome: str | Failure | None, generation: ThreadedGeneration) -> None:
         self._generation = None

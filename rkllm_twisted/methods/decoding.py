@@ -6,22 +6,19 @@ structs are decoded into *partial* ones, in which what was not given is None, an
 
 from __future__ import annotations
 
-import difflib
 import re
 import types
 import typing
-from enum import Enum
 from functools import cache
-from typing import Any, Generic, TypeVar, cast
+from typing import Annotated, Any, Generic, TypeVar, cast
 
 import msgspec
 from msgspec import Raw, Struct, structs
 
 from rkllm_twisted.errors import InvalidParams, ParseError
+from rkllm_twisted.ranges import checkNul, cut, explain, nearest, steps
 
 Kind = TypeVar("Kind", bound=Struct)
-
-_WORDS = {"int": "integer", "float": "number", "str": "string", "bool": "true or false", "object": "object"}
 
 
 @cache
@@ -32,9 +29,8 @@ def partial(kind: type[Struct]) -> type[Struct]:
         if name in kind.__struct_fields__:
             twin = _partialOf(annotation)
             fields.append((name, twin) if _isRequired(kind, name) else (name, typing.Union[twin, None], None))  # noqa: UP007
-    return msgspec.defstruct(
-        kind.__name__, fields, namespace={"ORIGINAL": kind}, forbid_unknown_fields=True, kw_only=True
-    )
+    namespace = {"ORIGINAL": kind, "__doc__": kind.__doc__}
+    return msgspec.defstruct(kind.__name__, fields, namespace=namespace, forbid_unknown_fields=True, kw_only=True)
 
 
 def completed(given: Kind, default: Kind | None = None) -> Kind:
@@ -64,13 +60,19 @@ class ParamsDecoder(Generic[Kind]):
 
     Args:
         kind: A struct with a field for each C parameter after the handle, in C's order and under C's names.
+
+    Attributes:
+        kind: The same.
+        types: What each parameter is decoded as, by its name. Null is not among it where it only means "left out".
+        required: The names of those that may not be left out.
     """
 
     def __init__(self, kind: type[Kind]) -> None:
-        self._kind = kind
+        self.kind = kind
         hints = typing.get_type_hints(kind, include_extras=True)
-        self._types = {name: _partialOf(hints[name]) for name in kind.__struct_fields__}
-        self._decoders = {name: msgspec.json.Decoder(type) for name, type in self._types.items()}
+        self.types = {name: _partialOf(hints[name]) for name in kind.__struct_fields__}
+        self._decoders = {name: msgspec.json.Decoder(type) for name, type in self.types.items()}
+        self.required = [name for name in kind.__struct_fields__ if _isRequired(kind, name)]
 
     def decode(self, params: bytes) -> Kind:
         """Decode.
@@ -83,16 +85,16 @@ class ParamsDecoder(Generic[Kind]):
 
         Raises:
             InvalidParams: Naming the JSON path, what was expected and what came.
-            ParseError: A string is no UTF-8.
+            ParseError: A string is no UTF-8, or the JSON is nested too deeply.
         """
         values = {}
         for name, (path, value) in self._given(params).items():
-            if value != b"null" or _isRequired(self._kind, name):
+            if value != b"null" or name in self.required:
                 values[name] = self._decodeOne(name, path, value)
-        for name in self._kind.__struct_fields__:
-            if name not in values and _isRequired(self._kind, name):
+        for name in self.required:
+            if name not in values:
                 raise InvalidParams(f"$.params: {name} is missing")
-        return self._kind(**values)
+        return self.kind(**values)
 
     def locate(self, params: bytes, detail: str) -> str:
         """A detail about a parameter by its name, ``$.param.FIELD: …``, as one about its place in these params."""
@@ -106,12 +108,15 @@ class ParamsDecoder(Generic[Kind]):
         """The JSON of each parameter that was given, and its path."""
         if not params:
             return {}
-        return self._givenByPosition(params) if params[:1] == b"[" else self._givenByName(params)
+        try:
+            return self._givenByPosition(params) if params[:1] == b"[" else self._givenByName(params)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ParseError(f"$.params: {error}") from None
 
     def _givenByPosition(self, params: bytes) -> dict[str, tuple[str, bytes]]:
         elements = [bytes(element) for element in msgspec.json.decode(params, type=list[Raw])]
         first = 1 if elements and elements[0] == b"null" else 0
-        names = self._kind.__struct_fields__
+        names = self.kind.__struct_fields__
         if len(elements) - first > len(names):
             takes = ", ".join(["handle", *names])
             raise InvalidParams(f"$.params: expected at most {len(names) + 1} values ({takes}), got {len(elements)}")
@@ -126,78 +131,31 @@ class ParamsDecoder(Generic[Kind]):
         if handle != b"null":
             raise InvalidParams(f"$.params.handle: expected null (the one model), got {_shown(handle, '')}")
         for name in given:
-            if name not in self._types:
-                raise InvalidParams(f"$.params.{name}: unknown parameter{_nearest(name, ['handle', *self._types])}")
+            if name not in self.types:
+                raise InvalidParams(f"$.params.{cut(name)}: unknown parameter{nearest(name, ['handle', *self.types])}")
         return {name: (f"$.params.{name}", value) for name, value in given.items()}
 
     def _decodeOne(self, name: str, path: str, value: bytes) -> Any:
         try:
-            return self._decoders[name].decode(value)
+            decoded = self._decoders[name].decode(value)
         except msgspec.ValidationError as error:
-            raise InvalidParams(explain(str(error), self._types[name], path, value)) from None
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            detail = explain(str(error), self.types[name], path, lambda inner: _shown(value, inner))
+            raise InvalidParams(detail) from None
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ParseError(f"{path}: {error}") from None
-
-
-def explain(message: str, kind: Any, path: str, value: bytes) -> str:
-    """What msgspec said of a value, in the words of W-ERRORS.
-
-    Args:
-        message: Of the ``msgspec.ValidationError``.
-        kind: The type that was expected.
-        path: The JSON path of the value.
-        value: Its JSON.
-    """
-    found = re.fullmatch(r"(.*?)(?: - at `\$(.*)`)?", message, re.DOTALL)
-    what, inner = (found[1], found[2] or "") if found else (message, "")
-    place, here = path + inner, _typeAt(kind, inner)
-    if named := re.fullmatch(r"Object contains unknown field `(.*)`", what):
-        return f"{place}.{named[1]}: unknown field{_nearest(named[1], getattr(here, '__struct_fields__', ()))}"
-    if named := re.fullmatch(r"Object missing required field `(.*)`", what):
-        return f"{place}.{named[1]}: missing"
-    return f"{place}: expected {_expected(what, here)}, got {_shown(value, inner)}"
-
-
-def _expected(what: str, kind: Any) -> str:
-    if what.startswith("Invalid enum value") and isinstance(kind, type) and issubclass(kind, Enum):
-        return "one of " + ", ".join(str(member.value) for member in kind)
-    if named := re.match(r"Expected `(.*?)`(.*?)(?:, got .*)?$", what):
-        words = [_WORDS.get(word, word) for word in named[1].split(" | ") if word != "null"]
-        return " or ".join(words) + named[2]
-    return "a number that a C type can hold" if what == "Number out of range" else what
+        if rb"\u0000" in value:  # JSON has no other way to spell it
+            checkNul(decoded, path)
+        return decoded
 
 
 def _shown(value: bytes, inner: str) -> str:
-    """The offending value as it came, cut short."""
-    for key, index in re.findall(r"\.(\w+)|\[(\d+)\]", inner):
-        try:
-            if key:
-                value = bytes(msgspec.json.decode(value, type=dict[str, Raw])[key])
-            else:
-                value = bytes(msgspec.json.decode(value, type=list[Raw])[int(index)])
-        except (msgspec.DecodeError, LookupError):
-            break
-    text = value.decode(errors="replace")
-    return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def _nearest(name: str, known: typing.Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
-    return f", the nearest known one is {near[0]}" if near else ""
-
-
-def _typeAt(kind: Any, inner: str) -> Any:
-    for key, _ in re.findall(r"\.(\w+)|\[(\d+|\.\.\.)\]", inner):
-        kind = _withoutNone(kind)
-        kind = typing.get_type_hints(kind, include_extras=True).get(key) if key else typing.get_args(kind)[0]
-    return _withoutNone(kind)
-
-
-def _withoutNone(annotation: Any) -> Any:
-    if _isUnion(annotation):
-        rest = [part for part in typing.get_args(annotation) if part is not type(None)]
-        return rest[0] if len(rest) == 1 else annotation
-    return annotation
+    """What stands at a path inside a JSON value, as it came."""
+    for step in steps(inner):
+        if isinstance(step, str):
+            value = bytes(msgspec.json.decode(value, type=dict[str, Raw])[step])
+        else:
+            value = bytes(msgspec.json.decode(value, type=list[Raw])[step])
+    return value[:256].decode(errors="replace")
 
 
 def _partialOf(annotation: Any) -> Any:
@@ -206,6 +164,8 @@ def _partialOf(annotation: Any) -> Any:
         return partial(annotation)
     if _isUnion(annotation):
         return typing.Union[tuple(_partialOf(part) for part in typing.get_args(annotation))]  # noqa: UP007  # made here
+    if typing.get_origin(annotation) is Annotated:
+        return Annotated[(_partialOf(annotation.__origin__), *annotation.__metadata__)]
     if typing.get_origin(annotation) is list:
         return list[_partialOf(typing.get_args(annotation)[0])]  # type: ignore[misc]  # made here
     return annotation

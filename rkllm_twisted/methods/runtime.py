@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import structs
 from twisted.internet.defer import Deferred, succeed
 
-from rkllm_twisted.errors import InvalidParams, ModelNotInitialized
+from rkllm_twisted.errors import InvalidParams, ModelNotInitialized, NotSupported
 from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, refuseUnsupported
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.history import History
@@ -64,6 +64,7 @@ class RuntimeMethods:
         self._param = RKLLMParam()
         self._runs: dict[Run, None] = {}
         self._history = History()
+        self._chosen: set[str] = set()
 
     def methods(self) -> list[Method]:
         """The rows of the table."""
@@ -101,6 +102,8 @@ class RuntimeMethods:
 
     def init(self, call: Call, params: InitParams) -> Deferred[Answer]:
         """Load a model, in the place of the one that is loaded."""
+        if params.callback is not None:
+            raise NotSupported("$.callback: expected null", needs="C callbacks, which cannot cross a socket")
         self._scheduler.checkRoom()
         param = completed(params.param, self._backend.createDefaultParam())
         checked = self._backend.checkParam(param)
@@ -140,6 +143,7 @@ class RuntimeMethods:
     def _unload(self) -> Deferred[None]:
         model, self._model = self._model, None
         self._history.forget()
+        self._chosen.clear()
         return succeed(None) if model is None else model.destroy()
 
     def run(self, call: Call, params: RunParams) -> None:
@@ -155,22 +159,33 @@ class RuntimeMethods:
         self._enter(call, params, stream)
 
     def _enter(self, call: Call, params: RunParams, stream: LineStream) -> None:
-        input, delivery = _wholeInput(params.rkllm_input), _delivery(params)
+        delivery = _delivery(params)
+        inputs = _wholeInputs(params)
 
         def start(receiver: IResultReceiver) -> Deferred[IGeneration]:
             inferParam = self._wholeInferParam(params.rkllm_infer_params)
             model = self._loadedModel()
-            refuseUnsupported(
-                input, inferParam, model.capabilities
-            )  # or the history of another would be cleared for it
+            self._checkBatch(call, delivery, inputs)
+            # First of all, or the history of another connection would be cleared for a run that cannot be.
+            refuseUnsupported(inputs, inferParam, model.capabilities)
             ready = self._history.enter(model, call.connection, bool(inferParam.keep_history))
             run.finishedWith = self._history.lossOf(call.connection, bool(inferParam.keep_history))
-            return ready.addCallback(lambda _: model.run(input, inferParam, receiver, delivery))
+            if len(inputs) > 1:
+                return ready.addCallback(lambda _: model.runBatch(inputs, inferParam, receiver, delivery))
+            return ready.addCallback(lambda _: model.run(inputs[0], inferParam, receiver, delivery))
 
         run = Run(call, stream, start, self._ended)
         self._runs[run] = None
         call.cancelled = run.abort
         run.enter(self._scheduler, delivery.deadline)
+
+    def _checkBatch(self, call: Call, delivery: Delivery, inputs: list[RKLLMInput]) -> None:
+        """A run has as many inputs as its model was loaded for (W-NBATCH)."""
+        expected = self._param.extend_param.n_batch
+        if len(inputs) != expected:
+            raise InvalidParams(f"$.rkllm_input: expected {expected} inputs, as n_batch of init, got {len(inputs)}")
+        if expected > 1 and (delivery.stream != "lines" or call.batch is not None):
+            raise NotSupported("texts of several inputs cannot be joined to one", needs='stream "lines"')
 
     def _ended(self, run: Run) -> None:
         del self._runs[run]
@@ -245,7 +260,7 @@ class RuntimeMethods:
         """Replace the model's chat template."""
         parts = structs.asdict(params)
         done = self._withModel(call, lambda model: model.setChatTemplate(*parts.values()))
-        return done.addCallback(lambda _: _success("chat template set", **parts))
+        return done.addCallback(lambda _: self._choose("chat template", parts))
 
     def setFunctionTools(self, call: Call, params: FunctionToolsParams) -> Deferred[Answer]:
         """Offer functions to the model."""
@@ -253,7 +268,13 @@ class RuntimeMethods:
         done = self._withModel(
             call, lambda model: model.setFunctionTools(params.system_prompt, tools, params.tool_response_str)
         )
-        return done.addCallback(lambda _: _success("function tools set", **structs.asdict(params)))
+        return done.addCallback(lambda _: self._choose("function tools", structs.asdict(params)))
+
+    def _choose(self, what: str, values: dict[str, object]) -> Answer:
+        """A template or tools have been set; with both, the runtime leaves one out (W-TOOLS)."""
+        self._chosen.add(what)
+        both = ", but with a chat template of one's own the runtime does not inject the tools"
+        return _success(f"{what} set{both if len(self._chosen) > 1 else ''}", **values)
 
     def setCrossAttnParams(self, call: Call, params: CrossAttentionParams) -> Deferred[Answer]:
         """Set the encoder's output for cross attention."""
@@ -313,9 +334,18 @@ def _ranges(params: ClearParams) -> list[tuple[int, int]] | None:
     return ranges
 
 
-def _wholeInput(given: RKLLMInput) -> RKLLMInput:
+def _wholeInputs(params: RunParams) -> list[RKLLMInput]:
+    given = params.rkllm_input
+    if not isinstance(given, list):
+        return [_wholeInput(given, "$.rkllm_input")]
+    if not given:
+        raise InvalidParams("$.rkllm_input: expected at least one input, got []")
+    return [_wholeInput(one, f"$.rkllm_input[{index}]") for index, one in enumerate(given)]
+
+
+def _wholeInput(given: RKLLMInput, place: str) -> RKLLMInput:
     input = completed(given)
     member = input.MEMBERS[input.input_type]
     if getattr(input, member) is None:
-        raise InvalidParams(f"$.rkllm_input.{member}: missing, input_type {input.input_type.value} needs it")
+        raise InvalidParams(f"{place}.{member}: missing, input_type {input.input_type.value} needs it")
     return input

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rkllm_twisted.errors import InternalError, InvalidParams, MethodNotFound, RKLLMError
+from rkllm_twisted.errors import InternalError, MethodNotFound, RKLLMError
 from rkllm_twisted.methods.decoding import ParamsDecoder
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
@@ -32,6 +32,12 @@ class Method:
         carryOut: Called with the call and its parameters. What it returns, or the Deferred it returns fires with, is
             the result; None, if it has written, or will write, the last line of the call itself.
         streams: Whether it answers with a stream.
+        results: The types of its result, or of the lines of its stream, for `rkllm_twisted.methods.openrpc`.
+        errors: The errors of its own; each method may be called with wrong parameters, or be defective.
+
+    Attributes:
+        parameters: Decodes the parameters.
+        doc: What it does: the docstring of ``carryOut``.
     """
 
     def __init__(
@@ -40,31 +46,23 @@ class Method:
         params: type[Struct],
         carryOut: Callable[[Call, Any], Answer | Deferred[Any] | None],
         streams: bool = False,
+        results: tuple[Any, ...] = (),
+        errors: tuple[type[RKLLMError], ...] = (),
     ) -> None:
         self.name = name
         self.streams = streams
+        self.results = results
+        self.errors = errors
         self.doc = carryOut.__doc__ or ""
-        self._decoder = ParamsDecoder(params)
+        self.parameters: ParamsDecoder[Any] = ParamsDecoder(params)
         self._carryOut = carryOut
 
     def __call__(self, call: Call) -> Answer | Deferred[Any] | None:
         """Decode the parameters and carry the call out."""
-        answer = self._carriedOut(call)
-        return answer.addErrback(self._located, call) if isinstance(answer, Deferred) else answer
-
-    def _carriedOut(self, call: Call) -> Answer | Deferred[Any] | None:
-        params = self._decoder.decode(call.params)
-        try:
-            return self._carryOut(call, params)
-        except InvalidParams:
-            self._located(Failure(), call)
-            raise
-
-    def _located(self, failure: Failure, call: Call) -> Failure:
-        """Whoever finds a value wrong knows the parameter's name; where it stood is known here."""
-        if isinstance(failure.value, InvalidParams):
-            failure.value.detail = self._decoder.locate(call.params, failure.value.detail)
-        return failure
+        params = self.parameters.decode(call.params)
+        # Whoever finds a value wrong from here on knows its parameter's name; where it stood is known here.
+        call.located = lambda detail: self.parameters.locate(call.params, detail)
+        return self._carryOut(call, params)
 
 
 class MethodTable:
@@ -78,6 +76,10 @@ class MethodTable:
 
     def __init__(self, methods: Iterable[Method]) -> None:
         self.methods = {method.name: method for method in methods}
+
+    def add(self, method: Method) -> None:
+        """One more, which needs to know the table."""
+        self.methods[method.name] = method
 
     def dispatch(self, call: Call) -> None:
         """Carry a call out. Never raises; the call gets its last line now or later."""

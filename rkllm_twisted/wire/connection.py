@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Raw, Struct
 
-from rkllm_twisted.errors import InvalidRequest, ParseError, RKLLMError
+from rkllm_twisted.errors import InvalidParams, InvalidRequest, ParseError, RKLLMError
 from rkllm_twisted.wire.framing import documentsOf
 from rkllm_twisted.wire.messages import (
     NO_ID,
@@ -49,6 +49,8 @@ class Call:
         self.isEnded = False
         self.cancelled: Callable[[], object] | None = None
         """What to do when nobody wants the answer any more; set by whoever carries the call out."""
+        self.located: Callable[[str], str] = str
+        """Turns the detail of an InvalidParams that names a parameter into one that names its place in the params."""
 
     def send(self, result: bytes) -> None:
         """Write a line that is not the last."""
@@ -68,6 +70,8 @@ class Call:
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
+        if isinstance(error, InvalidParams):
+            error.detail = self.located(error.detail)
         if self.id is not None:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
             self._write(errorLine(NO_ID if error.code == -32700 else self.id, error))

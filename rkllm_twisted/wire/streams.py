@@ -57,6 +57,8 @@ class Spelling:
             return result.body
         if result.last_hidden_layer is not NO_HIDDEN_STATES or result.logits is not NO_LOGITS:
             return self.long(result, int(state))
+        if result.batch_index is not None:
+            return self.long(result, int(state))
         # Only text and token id change from token to token: the rest of the line is ready made.
         return b'{"text":%b,"token_id":%d%b' % (encode(result.text), result.token_id, _TEXT_ONLY_END[state])
 
@@ -77,6 +79,7 @@ class Spelling:
                 "logits": {"logits": values, "vocab_size": logits.vocab_size, "num_tokens": valueRows},
                 "perf": result.perf,
                 "_callback_state": state,
+                **({} if result.batch_index is None else {"batch_index": result.batch_index}),
                 **more,
             }
         )

@@ -8,10 +8,10 @@ here is the option ``threads``) and ``n_keep`` (a full context ends the run, not
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import isfinite
 from typing import TypeVar
 
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported
+from rkllm_twisted.ranges import checkFields
 from rkllm_twisted.values import (
     Capability,
     InputType,
@@ -23,8 +23,6 @@ from rkllm_twisted.values import (
 
 Number = TypeVar("Number", int, float)
 
-MAX_FLOAT = 3.4e38
-"""What fits a float of C; above it conversion gives infinity."""
 ROLES = ("user", "tool")
 
 
@@ -35,11 +33,8 @@ def checkParam(param: RKLLMParam) -> None:
         InvalidParams: A value is out of range.
         NotSupported: A field is set that this backend lacks.
     """
-    check("$.param.max_context_len", param.max_context_len, "0 (default) or more", lambda value: value >= 0)
-    check("$.param.max_new_tokens", param.max_new_tokens, "-1 (as many as fit) or more", lambda value: value >= -1)
-    check("$.param.n_keep", param.n_keep, "-1 or more", lambda value: value >= -1)
+    checkFields(param, "$.param")
     checkSampling(samplingOf(param), "$.param")
-    check("$.param.extend_param.n_batch", param.extend_param.n_batch, "1 to 100", lambda value: 1 <= value <= 100)
     if param.extend_param.n_batch > 1:
         raise NotSupported("$.param.extend_param.n_batch is above 1", needs=Capability.BATCHES.value)
     if param.extend_param.use_cross_attn:
@@ -70,14 +65,8 @@ def checkSampling(sampling: RKLLMSamplingParam, where: str) -> None:
     Raises:
         InvalidParams: A value is out of range.
     """
-    for name in sampling.__struct_fields__:
-        value = getattr(sampling, name)
-        check(f"{where}.{name}", value, "a finite number", lambda value: isfinite(value) and abs(value) <= MAX_FLOAT)
+    checkFields(sampling, where)
     check(f"{where}.top_k", sampling.top_k, "0 (no limit) or more", lambda value: value >= 0)
-    check(f"{where}.top_p", sampling.top_p, "above 0, at most 1", lambda value: 0 < value <= 1)
-    check(f"{where}.temperature", sampling.temperature, "0 (greedy) or more", lambda value: value >= 0)
-    check(f"{where}.repeat_penalty", sampling.repeat_penalty, "above 0", lambda value: value > 0)
-    check(f"{where}.mirostat", sampling.mirostat, "0, 1 or 2", lambda value: value in (0, 1, 2))
     if sampling.mirostat:
         check(f"{where}.mirostat_tau", sampling.mirostat_tau, "above 0", lambda value: value > 0)
         check(f"{where}.mirostat_eta", sampling.mirostat_eta, "0 or more", lambda value: value >= 0)
@@ -90,7 +79,7 @@ def checkInput(input: RKLLMInput) -> None:
         InvalidParams: It is not.
     """
     member = RKLLMInput.MEMBERS[input.input_type]
-    if getattr(input, member) is None:
+    if input.chosen is None:
         raise InvalidParams(f"$.rkllm_input.{member}: expected a value, as input_type is {input.input_type.name}")
     if input.input_type is InputType.RKLLM_INPUT_PROMPT and input.role not in ROLES:
         raise InvalidParams(f'$.rkllm_input.role: expected "user" or "tool", got {input.role!r}')

@@ -217,13 +217,16 @@ class TestSampling:
         assert len(with_) == 40
         assert with_ != plain
 
-    @pytest.mark.parametrize("field", ["repeat_penalty", "frequency_penalty", "presence_penalty"])
-    def test_penalties(self, load, field):
+    @pytest.mark.parametrize(
+        ("field", "value", "tokens"),
+        [("repeat_penalty", 1000.0, 20), ("frequency_penalty", 2.0, 5), ("presence_penalty", 1000.0, 20)],
+    )
+    def test_penalties(self, load, field, value, tokens):
         model = load({"style": "cycle", "ring": "ab"}, **ENDLESS)
         assert Run(model, "x", greedy(max_new_tokens=20)).text == "ab" * 10
-        strict = structs.replace(GREEDY, **{field: 1000.0})
+        strict = structs.replace(GREEDY, **{field: value})
         run = Run(model, "x", RKLLMInferParam(sampling_params=strict, max_new_tokens=20))
-        assert len(set(run.tokens)) == 20
+        assert len(set(run.tokens)) >= tokens
 
     @pytest.mark.parametrize(
         ("field", "value"),
