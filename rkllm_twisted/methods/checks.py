@@ -70,15 +70,18 @@ def checkInput(input: RKLLMInput, where: str = "$.rkllm_input") -> None:
         _checkMultiModal(chosen, f"{where}.{member}")
 
 
-def checkInferParam(inferParam: RKLLMInferParam) -> None:
-    """Check how a run is to infer.
+def checkInferParam(inferParam: RKLLMInferParam | None) -> None:
+    """Check how a run is to infer, before it waits for the turn at which its defaults are known.
+
+    Args:
+        inferParam: What was given, which may be partial.
 
     Raises:
         InvalidParams: A path is too long.
     """
-    if inferParam.prompt_cache_params is not None:
-        path = inferParam.prompt_cache_params.prompt_cache_path
-        _checkPath("$.rkllm_infer_params.prompt_cache_params.prompt_cache_path", path)
+    cache = None if inferParam is None else inferParam.prompt_cache_params
+    if cache is not None and cache.prompt_cache_path is not None:
+        _checkPath("$.rkllm_infer_params.prompt_cache_params.prompt_cache_path", cache.prompt_cache_path)
 
 
 def checkLora(adapter: RKLLMLoraAdapter) -> None:

@@ -18,15 +18,14 @@ import msgspec
 from msgspec import Struct, structs
 
 from rkllm_twisted._version import __version__
-from rkllm_twisted.errors import InternalError, InvalidParams, ParseError, RKLLMError
-from rkllm_twisted.methods.results import Errors
+from rkllm_twisted.errors import RKLLMError
+from rkllm_twisted.methods.results import ANSWERS, OF_ANY_CALL
 from rkllm_twisted.methods.table import Answer, Method, MethodTable, NoParams
 from rkllm_twisted.values import Value
 from rkllm_twisted.wire.connection import Call
 
 OPENRPC = "1.3.2"
 """The version of the specification."""
-OF_ANY_CALL: Errors = (ParseError, InvalidParams, InternalError)
 _INFO = (
     "JSON-RPC 2.0 over a Unix socket, one message per line. Parameters go by name, or by position in this order; by "
     "position the handle, which is null, may be left out. What is left out or null takes its default; those of "
@@ -50,7 +49,7 @@ def discover(table: MethodTable) -> Method:
         """Describe every method, as an OpenRPC document."""
         return whole()
 
-    return Method("rpc.discover", NoParams, carryOut, results=(dict[str, Any],))
+    return Method("rpc.discover", NoParams, carryOut)
 
 
 def document(methods: Iterable[Method], version: str) -> dict[str, Any]:
@@ -66,7 +65,7 @@ def document(methods: Iterable[Method], version: str) -> dict[str, Any]:
     rows = list(methods)
     accepted = Schemas(kind for method in rows for kind in _accepted(method).values())
     answered = Schemas(kind for method in rows for kind in _answered(method))
-    errors = dict.fromkeys(error for method in rows for error in (*OF_ANY_CALL, *method.errors))
+    errors = dict.fromkeys(error for method in rows for error in _answer(method)[0])
     return {
         "openrpc": OPENRPC,
         "info": {"title": "rkllm-twisted", "version": version, "description": _INFO},
@@ -153,9 +152,13 @@ def _accepted(method: Method) -> dict[str, Any]:
     }
 
 
+def _answer(method: Method) -> tuple[tuple[type[RKLLMError], ...], tuple[Any, ...]]:
+    return ANSWERS.get(method.name, (OF_ANY_CALL, ()))
+
+
 def _answered(method: Method) -> list[Any]:
     """The types of the results."""
-    return [_whole(kind) if isinstance(kind, type) and issubclass(kind, Value) else kind for kind in method.results]
+    return [_whole(kind) if isinstance(kind, type) and issubclass(kind, Value) else kind for kind in _answer(method)[1]]
 
 
 @cache
@@ -190,7 +193,7 @@ def _described(method: Method, accepted: Schemas, answered: Schemas) -> dict[str
         "paramStructure": "either",
         "params": [_HANDLE, *_params(method, accepted)],
         "result": {"name": "line" if method.streams else "result", "schema": _result(method, answered)},
-        "errors": [{"$ref": f"#/components/errors/{error.__name__}"} for error in (*OF_ANY_CALL, *method.errors)],
+        "errors": [{"$ref": f"#/components/errors/{error.__name__}"} for error in _answer(method)[0]],
     }
 
 

@@ -1,4 +1,4 @@
-"""What the methods answer with, as structs: for the document of ``rpc.discover``, which describes results by them."""
+"""What each method answers with, its results as structs and its errors: for the document of ``rpc.discover``."""
 
 from __future__ import annotations
 
@@ -11,10 +11,13 @@ from rkllm_twisted.errors import (
     Busy,
     Cancelled,
     DeadlinePassed,
+    InternalError,
+    InvalidParams,
     ModelLoadFailed,
     ModelNotInitialized,
     NotPermitted,
     NotSupported,
+    ParseError,
     PromptTooLong,
     ReaderTooSlow,
     ResultTooLarge,
@@ -22,18 +25,7 @@ from rkllm_twisted.errors import (
     RuntimeCallFailed,
     ShuttingDown,
 )
-from rkllm_twisted.values import CallState, RKLLMPerfStat
-
-Errors = tuple[type[RKLLMError], ...]
-
-OF_A_TURN: Errors = (Busy, ShuttingDown, BackendLost, NotPermitted, NotSupported, Cancelled)
-"""The errors of what waits for its turn with the model."""
-OF_THE_MODEL: Errors = (ModelNotInitialized, *OF_A_TURN, RuntimeCallFailed)
-"""The errors of what needs a model."""
-OF_A_RUN: Errors = (*OF_THE_MODEL, DeadlinePassed, ResultTooLarge, PromptTooLong, ReaderTooSlow)
-"""The errors of a generation."""
-OF_INIT: Errors = (*OF_A_TURN, RuntimeCallFailed, ModelLoadFailed)
-"""The errors of loading a model."""
+from rkllm_twisted.values import CallState, RKLLMParam, RKLLMPerfStat
 
 
 class Constants(Struct):
@@ -244,3 +236,37 @@ class CancelResult(Struct):
 
     success: bool
     """False if no such request was in flight."""
+
+
+Errors = tuple[type[RKLLMError], ...]
+
+OF_ANY_CALL: Errors = (ParseError, InvalidParams, InternalError)
+OF_A_TURN: Errors = (*OF_ANY_CALL, Busy, ShuttingDown, BackendLost, NotPermitted, NotSupported, Cancelled)
+"""The errors of what waits for its turn with the model."""
+OF_INIT: Errors = (*OF_A_TURN, RuntimeCallFailed, ModelLoadFailed)
+OF_THE_MODEL: Errors = (*OF_A_TURN, RuntimeCallFailed, ModelNotInitialized)
+"""The errors of what needs a model."""
+OF_A_RUN: Errors = (*OF_THE_MODEL, DeadlinePassed, ResultTooLarge, PromptTooLong, ReaderTooSlow)
+
+ANSWERS: dict[str, tuple[Errors, tuple[Any, ...]]] = {
+    "rkllm.createDefaultParam": (OF_ANY_CALL, (RKLLMParam,)),
+    "rkllm.get_constants": (OF_ANY_CALL, (Constants,)),
+    "rkllm.init": (OF_INIT, (Success,)),
+    "rkllm.run": (OF_A_RUN, (StreamLine,)),
+    "rkllm.run_async": (OF_A_RUN, (Success, StreamLine)),
+    "rkllm.abort": (OF_ANY_CALL, (AbortSuccess,)),
+    "rkllm.is_running": (OF_ANY_CALL, (Running,)),
+    "rkllm.destroy": (OF_THE_MODEL, (Success,)),
+    "rkllm.load_lora": (OF_THE_MODEL, (Success,)),
+    "rkllm.load_prompt_cache": (OF_THE_MODEL, (PromptCacheSuccess,)),
+    "rkllm.release_prompt_cache": (OF_THE_MODEL, (Success,)),
+    "rkllm.clear_kv_cache": (OF_THE_MODEL, (ClearSuccess,)),
+    "rkllm.get_kv_cache_size": (OF_THE_MODEL, (CacheSizes,)),
+    "rkllm.set_chat_template": (OF_THE_MODEL, (ChatTemplateSuccess,)),
+    "rkllm.set_function_tools": (OF_THE_MODEL, (FunctionToolsSuccess,)),
+    "rkllm.set_cross_attn_params": (OF_THE_MODEL, (CrossAttentionSuccess,)),
+    "rpc.discover": (OF_ANY_CALL, (dict[str, Any],)),
+    "server.status": (OF_ANY_CALL, (Status,)),
+    "$/cancelRequest": (OF_ANY_CALL, (CancelResult,)),
+}
+"""For each method its errors, and the types of its result or of the lines of its stream."""

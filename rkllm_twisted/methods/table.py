@@ -32,8 +32,6 @@ class Method:
         carryOut: Called with the call and its parameters. What it returns, or the Deferred it returns fires with, is
             the result; None, if it has written, or will write, the last line of the call itself.
         streams: Whether it answers with a stream.
-        results: The types of its result, or of the lines of its stream, for `rkllm_twisted.methods.openrpc`.
-        errors: The errors of its own; each method may be called with wrong parameters, or be defective.
 
     Attributes:
         parameters: Decodes the parameters.
@@ -46,13 +44,9 @@ class Method:
         params: type[Struct],
         carryOut: Callable[[Call, Any], Answer | Deferred[Any] | None],
         streams: bool = False,
-        results: tuple[Any, ...] = (),
-        errors: tuple[type[RKLLMError], ...] = (),
     ) -> None:
         self.name = name
         self.streams = streams
-        self.results = results
-        self.errors = errors
         self.doc = carryOut.__doc__ or ""
         self.parameters: ParamsDecoder[Any] = ParamsDecoder(params)
         self._carryOut = carryOut

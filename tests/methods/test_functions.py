@@ -1,4 +1,4 @@
-"""Every rkllm method in each of the three shapes of its parameters, over a backend that can do everything (W-PARAMS)."""
+"""Every rkllm method in each of the shapes of its parameters, over a backend that can do everything (W-PARAMS)."""
 
 import pytest
 from twisted.internet.defer import fail, succeed
@@ -20,7 +20,7 @@ CROSS = {
 }
 TOOLS = [{"name": "f", "parameters": {}}]
 
-# Method: parameters by name, in C's order; what the reply has besides success and message; what the model was called with.
+# Method: parameters by name, in C's order; what the reply has besides success and message; what the model was asked.
 FUNCTIONS = {
     "rkllm.load_lora": ({"lora_adapter": ADAPTER}, {}, ("loadLora", "/a", "a", 2.0)),
     "rkllm.load_prompt_cache": ({"prompt_cache_path": "/c"}, {"cache_path": "/c"}, ("loadPromptCache", "/c")),
