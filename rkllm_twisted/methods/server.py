@@ -45,7 +45,7 @@ class ServerMethods:
         return {
             "version": __version__,
             "backend": {"name": self._runtime.backendName, "state": self._runtime.state},
-            "model": self._runtime.modelName,
+            "model": self._runtime.held.name,
             "queue": {
                 "length": len(waiting),
                 "limit": self._scheduler.limit,
@@ -56,7 +56,7 @@ class ServerMethods:
                 ],
             },
             "uptime": self._scheduler.clock.seconds() - self._began,
-            "counters": dict(self._runtime.counters),
+            "counters": {"models_loaded": self._runtime.held.count, **self._runtime.counters},
         }
 
     def cancelRequest(self, call: Call, params: CancelParams) -> Answer:

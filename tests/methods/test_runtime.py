@@ -141,3 +141,24 @@ def test_shutting_down_gives_everyone_a_last_line():
     assert done.called
     peer.send(RUN)
     assert outcomes(peer.received()) == [("run", -32003)]
+
+
+def test_bad_input_of_run_async_is_not_acknowledged():
+    """W-STREAM: the acknowledgement means that the run has its place in the line."""
+    clock = Clock()
+    peer = Server(ScriptedBackend(clock), clock).connect()
+    assert outcomes(peer.ask("rkllm.run_async", {"input_type": 1}, id="run")) == [("run", -32602)]
+
+
+def test_model_that_is_loaded_too_late_is_freed():
+    """W-MODEL: nobody is there any more to use it."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    server = Server(backend, clock)
+    peer = server.connect()
+    peer.send(INIT)
+    backend.checks[0].callback(None)
+    assert server.runtime.shutDown().called
+    backend.loads[0].callback(None)
+    assert outcomes(peer.received()) == [("init", -32003)]
+    assert not server.runtime.held.isLoaded

@@ -1,0 +1,110 @@
+"""The one model that is loaded, and turns with it (W-MODEL, W-STATE)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+
+from rkllm_twisted.errors import ModelNotInitialized, ShuttingDown
+from rkllm_twisted.interfaces import IModel, IModelBackend
+from rkllm_twisted.methods.history import History
+from rkllm_twisted.methods.runs import Errand
+from rkllm_twisted.methods.table import Answer
+from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.values import RKLLMParam
+from rkllm_twisted.wire.connection import Call
+
+
+class HeldModel:
+    """Holds the model from its init to its destroy.
+
+    Args:
+        backend: Loads it.
+        scheduler: Gives turns with it.
+
+    Attributes:
+        param: What the model was loaded with.
+        history: Whose turns are in its KV cache.
+        chosen: What has been set in the place of its own prompting: a chat template, function tools.
+        count: How many have been loaded.
+    """
+
+    def __init__(self, backend: IModelBackend, scheduler: Scheduler) -> None:
+        self.param = RKLLMParam()
+        self.history = History()
+        self.chosen: set[str] = set()
+        self.count = 0
+        self._backend = backend
+        self._scheduler = scheduler
+        self._model: IModel | None = None
+        self._isClosed = False
+
+    @property
+    def isLoaded(self) -> bool:
+        """Whether there is a model."""
+        return self._model is not None
+
+    @property
+    def isRunning(self) -> bool:
+        """Whether a generation runs on it."""
+        return self._model is not None and self._model.isRunning()
+
+    @property
+    def name(self) -> str | None:
+        """The last part of the path that it was loaded from; None without a model."""
+        return None if self._model is None else os.path.basename(self.param.model_path)
+
+    def model(self) -> IModel:
+        """The model, for whoever has the turn.
+
+        Raises:
+            ModelNotInitialized: There is none.
+        """
+        if self._model is None:
+            raise ModelNotInitialized("load a model with rkllm.init first")
+        return self._model
+
+    def load(self, param: RKLLMParam) -> Deferred[Answer]:
+        """Load a model in the place of the one there is. For whoever has the turn."""
+        return self.unload().addCallback(lambda _: self._backend.init(param)).addCallback(self._loaded, param)
+
+    def _loaded(self, model: IModel, param: RKLLMParam) -> Answer | Deferred[Answer]:
+        if self._isClosed:
+            return model.destroy().addCallback(_raiseShuttingDown)
+        self._model, self.param = model, param
+        self.count += 1
+        return success(f"model loaded by the {self._backend.name} backend")
+
+    def unload(self) -> Deferred[None]:
+        """Free the model, if there is one. For whoever has the turn."""
+        model, self._model = self._model, None
+        self.history.forget()
+        self.chosen.clear()
+        return succeed(None) if model is None else model.destroy()
+
+    def close(self) -> Deferred[None]:
+        """Free the model, which ends its generation; one that is being loaded is freed when it has been."""
+        self._isClosed = True
+        return self.unload()
+
+    def inTurn(self, call: Call, work: Callable[[], Deferred[Answer]]) -> Deferred[Answer]:
+        """Do something in a turn of its own, which the call may be cancelled out of while it waits."""
+        errand = Errand(self._scheduler, call.connection, call, work)
+        call.cancelled = errand.withdraw
+        return errand.done
+
+    def withModel(self, call: Call, work: Callable[[IModel], Deferred[Any]]) -> Deferred[Any]:
+        """Do something with the model in a turn of its own."""
+        return self.inTurn(call, lambda: work(self.model()))
+
+
+def success(message: str, **more: object) -> dict[str, object]:
+    """A reply in the manner of the C server."""
+    return {"success": True, "message": message, **more}
+
+
+def _raiseShuttingDown(_: None) -> Answer:
+    raise ShuttingDown
