@@ -10,7 +10,8 @@ BARE_BYTES = 64 * 1024
 BARE_TRIES = 32
 """How often an unfinished line is tried as a message that lacks its line feed."""
 
-_scan = json.JSONDecoder().raw_decode
+# Where a document ends is all that is wanted; an int of thousands of digits is refused by Python.
+_scan = json.JSONDecoder(parse_int=float).raw_decode
 _BLANK = b" \t\r"
 _BLANKS = frozenset(" \t\r")
 

@@ -71,11 +71,12 @@ def test_line_of_just_the_limit():
         ([b'{"a":1} x\n'], [b'{"a":1}', b"x"]),
         ([b'{"a":"\xff"}'], [b'{"a":"\xff"}']),
         ([b"5", b"}"], []),
+        ([b'{"a":%b}{}' % (b"9" * 5000)], [b'{"a":%b}' % (b"9" * 5000), b"{}"]),
     ],
 )
 def test_messages_without_a_line_feed(pieces, expected):
     """W-BARE."""
-    assert messages(pieces) == expected
+    assert messages(pieces, limit=20_000) == expected
 
 
 def test_long_messages_need_their_line_feed():
