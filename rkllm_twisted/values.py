@@ -371,7 +371,7 @@ class Delivery(Value, frozen=True):
     rows: Literal["all", "last"] = "all"
     """All rows of a tensor, or the last of each result."""
     deadline: Annotated[float, Meta(gt=0)] | None = None
-    """Seconds from the arrival of the request to its last line; None is no limit."""
+    """Seconds from the arrival of the request to its last line; without it there is no limit."""
 
 
 class RKLLMResultLastHiddenLayer(Struct, frozen=True):
@@ -394,10 +394,13 @@ class RKLLMPerfStat(Struct, frozen=True):
     """The figures of a finished run."""
 
     prefill_time_ms: float = 0.0
+    """Milliseconds from the start to the first token."""
     prefill_tokens: int = 0
+    """Tokens of the prompt."""
     generate_time_ms: float = 0.0
+    """Milliseconds from the first token to the last."""
     generate_tokens: int = 0
-    """Tokens after the first, so that generate_tokens / generate_time_ms is the decode rate."""
+    """Tokens after the first, so that ``generate_tokens`` / ``generate_time_ms`` is the decode rate."""
     memory_usage_mb: float = 0.0
     """Peak resident size (VmHWM) of the process that ran the model."""
 

@@ -118,8 +118,8 @@ class ParamsDecoder(Generic[Kind]):
         first = 1 if elements and elements[0] == b"null" else 0
         names = self.kind.__struct_fields__
         if len(elements) - first > len(names):
-            takes = ", ".join(["handle", *names])
-            raise InvalidParams(f"$.params: expected at most {len(names) + 1} values ({takes}), got {len(elements)}")
+            most, takes = len(names) + first, ", ".join(["handle", *names][1 - first :]) or "the handle is null"
+            raise InvalidParams(f"$.params: expected at most {most} values ({takes}), got {len(elements)}")
         return {
             name: (f"$.params[{index}]", element)
             for index, (name, element) in enumerate(zip(names, elements[first:]), first)  # noqa: B905  # the rest is left out
@@ -151,10 +151,11 @@ class ParamsDecoder(Generic[Kind]):
 def _shown(value: bytes, inner: str) -> str:
     """What stands at a path inside a JSON value, as it came."""
     for step in steps(inner):
-        if isinstance(step, str):
-            value = bytes(msgspec.json.decode(value, type=dict[str, Raw])[step])
-        else:
-            value = bytes(msgspec.json.decode(value, type=list[Raw])[step])
+        try:
+            members: Any = msgspec.json.decode(value, type=dict[str, Raw] if isinstance(step, str) else list[Raw])
+            value = bytes(members[step])
+        except (msgspec.DecodeError, LookupError):
+            break  # a key that comes twice: msgspec speaks of the first, this finds the last
     return value[:256].decode(errors="replace")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 from twisted.internet.defer import Deferred
 
-from rkllm_twisted.errors import InvalidParams
+from rkllm_twisted.methods.checks import checkCrossAttention, checkLora, checkPromptCache, checkRanges
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.held import HeldModel, success
 from rkllm_twisted.methods.parameters import (
@@ -47,12 +47,14 @@ class FunctionMethods:
     def loadLora(self, call: Call, params: LoraParams) -> Deferred[Answer]:
         """Load a LoRA adapter; runs choose it by its name."""
         adapter = completed(params.lora_adapter)
+        checkLora(adapter)
         done = self._held.withModel(call, lambda model: model.loadLora(adapter))
         return done.addCallback(lambda _: success(f"adapter {adapter.lora_adapter_name} loaded"))
 
     def loadPromptCache(self, call: Call, params: PromptCacheParams) -> Deferred[Answer]:
         """Load a prompt cache file."""
         path = params.prompt_cache_path
+        checkPromptCache(path)
         done = self._held.withModel(call, lambda model: model.loadPromptCache(path))
         return done.addCallback(lambda _: success("prompt cache loaded", cache_path=path))
 
@@ -64,7 +66,7 @@ class FunctionMethods:
     def clearKVCache(self, call: Call, params: ClearParams) -> Deferred[Answer]:
         """Clear the KV cache, whole or in ranges."""
         keep = bool(params.keep_system_prompt)
-        ranges = _ranges(params)
+        ranges = checkRanges(params.start_pos, params.end_pos)
         done = self._held.withModel(call, lambda model: model.clearKVCache(keep, ranges))
         return done.addCallback(lambda _: success("KV cache cleared", keep_system_prompt=keep))
 
@@ -96,18 +98,6 @@ class FunctionMethods:
     def setCrossAttnParams(self, call: Call, params: CrossAttentionParams) -> Deferred[Answer]:
         """Set the encoder's output for cross attention."""
         cross = completed(params.cross_attn_params)
+        checkCrossAttention(cross)
         done = self._held.withModel(call, lambda model: model.setCrossAttnParams(cross))
         return done.addCallback(lambda _: success("cross attention set", num_tokens=cross.num_tokens))
-
-
-def _ranges(params: ClearParams) -> list[tuple[int, int]] | None:
-    starts, ends = params.start_pos, params.end_pos
-    if starts is None and ends is None:
-        return None
-    if starts is None or ends is None or len(starts) != len(ends):
-        raise InvalidParams("$.start_pos: expected as many starts as there are numbers in end_pos")
-    ranges = list(zip(starts, ends, strict=True))
-    for index, (start, end) in enumerate(ranges):
-        if start >= end:
-            raise InvalidParams(f"$.end_pos[{index}]: expected more than start_pos[{index}], {start}, got {end}")
-    return ranges

@@ -15,17 +15,19 @@ from itertools import pairwise
 from typing import Any, Union
 
 import msgspec
-from msgspec import Struct, structs
+from msgspec import UNSET, Struct, structs
 
 from rkllm_twisted._version import __version__
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.methods.results import ANSWERS, OF_ANY_CALL
 from rkllm_twisted.methods.table import Answer, Method, MethodTable, NoParams
-from rkllm_twisted.values import Value
+from rkllm_twisted.values import RKLLMSamplingParam, Value
 from rkllm_twisted.wire.connection import Call
 
 OPENRPC = "1.3.2"
 """The version of the specification."""
+DEFAULTS_OF_INIT = (RKLLMSamplingParam,)
+"""What is left out of these is as it was at init."""
 _INFO = (
     "JSON-RPC 2.0 over a Unix socket, one message per line. Parameters go by name, or by position in this order; by "
     "position the handle, which is null, may be left out. What is left out or null takes its default; those of "
@@ -100,15 +102,16 @@ class Schemas:
 def _explain(struct: type[Struct], schema: dict[str, Any]) -> None:
     """Add what the fields mean, and the defaults that a partial struct hides."""
     original: type[Struct] = getattr(struct, "ORIGINAL", struct)
+    fields, docs = structs.fields(original), fieldDocs(original)
     schema["description"] = _asMarkdown(original.__doc__ or "")
-    docs = fieldDocs(original)
-    for field in structs.fields(original):
-        shown = schema["properties"][field.name]
+    if struct is original:  # the server sends every field that it does not leave unset
+        schema["required"] = [field.name for field in fields if field.default is not UNSET]
+    for field in fields:
+        shown, default = schema["properties"][field.name], field.default
         shown.pop("default", None)
         if field.name in docs:
             shown["description"] = docs[field.name]
-        default = field.default
-        if struct is not original and not field.required and isinstance(default, str | int | float):
+        if original not in DEFAULTS_OF_INIT and struct is not original and isinstance(default, str | int | float):
             shown["default"] = msgspec.to_builtins(default)
 
 

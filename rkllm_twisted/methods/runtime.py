@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred
 
 from rkllm_twisted.errors import InvalidParams, NotSupported
 from rkllm_twisted.interfaces import IGeneration, IModelBackend, IResultReceiver, refuseUnsupported
+from rkllm_twisted.methods.checks import checkInferParam, checkInput, checkParam
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.functions import FunctionMethods
 from rkllm_twisted.methods.held import HeldModel, success
@@ -84,6 +85,7 @@ class RuntimeMethods:
             raise NotSupported("$.callback: expected null", needs="C callbacks, which cannot cross a socket")
         self._scheduler.checkRoom()
         param = completed(params.param, self._backend.createDefaultParam())
+        checkParam(param, given=params.param)
         checked = self._backend.checkParam(param)
         # It has its place in the line from now on, or a run in the same packet would come before it.
         errand = Errand(
@@ -209,6 +211,7 @@ def _delivery(params: RunParams) -> Delivery:
 
 
 def _wholeInputs(params: RunParams) -> list[RKLLMInput]:
+    checkInferParam(params.rkllm_infer_params)
     given = params.rkllm_input
     if not isinstance(given, list):
         return [_wholeInput(given, "$.rkllm_input")]
@@ -219,7 +222,5 @@ def _wholeInputs(params: RunParams) -> list[RKLLMInput]:
 
 def _wholeInput(given: RKLLMInput, place: str) -> RKLLMInput:
     input = completed(given)
-    member = input.MEMBERS[input.input_type]
-    if getattr(input, member) is None:
-        raise InvalidParams(f"{place}.{member}: missing, input_type {input.input_type.value} needs it")
+    checkInput(input, place)
     return input

@@ -7,6 +7,7 @@ from typing import Any
 from msgspec import Raw, Struct
 
 from rkllm_twisted._version import __version__
+from rkllm_twisted.methods.openrpc import discover
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.table import Answer, Method, MethodTable, NoParams
 from rkllm_twisted.scheduling.scheduler import Scheduler
@@ -17,6 +18,7 @@ class CancelParams(Struct, frozen=True):
     """Of ``$/cancelRequest``."""
 
     id: Raw
+    """Of the request to cancel."""
 
 
 class ServerMethods:
@@ -75,4 +77,6 @@ def _idOf(subject: Any) -> Raw | None:
 
 def makeTable(runtime: RuntimeMethods, scheduler: Scheduler) -> MethodTable:
     """All methods of the wire."""
-    return MethodTable([*runtime.methods(), *ServerMethods(runtime, scheduler).methods()])
+    table = MethodTable([*runtime.methods(), *ServerMethods(runtime, scheduler).methods()])
+    table.add(discover(table))
+    return table

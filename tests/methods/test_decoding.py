@@ -5,6 +5,7 @@ from msgspec import Struct, structs
 
 from rkllm_twisted.errors import InvalidParams, ParseError
 from rkllm_twisted.methods.decoding import ParamsDecoder, completed
+from rkllm_twisted.methods.parameters import FunctionToolsParams
 from rkllm_twisted.values import RKLLMExtendParam, RKLLMInput, RKLLMParam
 
 
@@ -62,3 +63,30 @@ def test_string_that_is_not_utf8():
 def test_place_of_a_parameter_by_its_name(params, place):
     assert decoder.locate(params, "$.param.top_p: bad") == place
     assert decoder.locate(params, "something else") == "something else"
+
+
+@pytest.mark.parametrize(
+    "params", [b'{"par\xffam":{}}', b'{"\\ud800":1}', b'{"\\ud800 ":{}}', b'["\\ud800"]', b'[{"\\ud8":1}]']
+)
+def test_text_that_is_none(params):
+    """W-ERRORS: in a name, and half a surrogate pair."""
+    with pytest.raises(ParseError):
+        decoder.decode(params)
+
+
+@pytest.mark.parametrize("depth", [900, 2000, 100_000])
+def test_nested_too_deeply(depth):
+    """W-ERRORS: that it can be skipped does not mean that it can be decoded, and the other way round."""
+    try:
+        ParamsDecoder(FunctionToolsParams).decode(b'["",%b%b]' % (b"[" * depth, b"]" * depth))
+    except ParseError as error:
+        assert "recursion" in error.detail  # noqa: PT017  # the depth that Python allows is its own
+
+
+def test_nul_in_plain_json_is_spelled_again():
+    """Tools are JSON for the runtime too."""
+    assert ParamsDecoder(FunctionToolsParams).decode(b'["",["\\u0000"]]').tools == ["\0"]
+
+
+def test_backslash_before_what_looks_like_a_nul():
+    assert decoder.decode(b'[{"model_path":"a\\\\u0000"}]').param.model_path == "a\\u0000"

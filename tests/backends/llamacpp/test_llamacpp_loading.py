@@ -296,7 +296,7 @@ class TestParameters:
     @pytest.mark.parametrize("count", [0, 101])
     def test_batches_out_of_range(self, runtime, param, count):
         extend = structs.replace(param.extend_param, n_batch=count)
-        with pytest.raises(InvalidParams, match=r"\$\.param\.extend_param\.n_batch: expected integer from 1 to 100, got "):
+        with pytest.raises(InvalidParams, match=r"param\.extend_param\.n_batch: expected integer from 1 to 100"):
             runtime.checkParam(structs.replace(param, extend_param=extend))
 
     @pytest.mark.parametrize(
