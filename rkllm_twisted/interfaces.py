@@ -74,7 +74,7 @@ class IRuntime(Interface):
 
 
 class IRuntimeModel(Interface):
-    """A loaded model of a blocking runtime. One thread calls it, `abort` excepted."""
+    """A loaded model of a blocking runtime. One thread calls it, `abort` and `prepare` excepted."""
 
     def run(input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
         """Generate, and return when the generation has ended.

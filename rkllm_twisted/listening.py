@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import socket
 import stat
 from contextlib import suppress
@@ -14,6 +15,9 @@ from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from rkllm_twisted.backends import splitDescription
+
+MAX_PATH = 107
+"""Of ``sun_path``, without its NUL (unix(7))."""
 
 
 class AddressUnusable(Exception):
@@ -32,15 +36,17 @@ def serverEndpoint(reactor: Any, listen: str) -> IStreamServerEndpoint:
         ValueError: The string is none.
     """
     if not listen.startswith("unix:"):
-        endpoint: IStreamServerEndpoint = serverFromString(reactor, listen)
+        try:
+            endpoint: IStreamServerEndpoint = serverFromString(reactor, listen)
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{listen!r} is no server endpoint string such as unix:/run/rkllm.sock: {error}") from None
         return endpoint
     options = _unixOptions(listen)
-    try:
-        mode, backlog = int(options.get("mode", "600"), 8), int(options.get("backlog", "128"))
-    except ValueError:
-        raise ValueError(f"{listen!r}: expected mode as octal digits and backlog as a number") from None
+    mode, backlog = options.get("mode", "600"), options.get("backlog", "128")
+    if not re.fullmatch("0?[0-7]{1,3}", mode) or not re.fullmatch("[1-9][0-9]{0,5}", backlog):
+        raise ValueError(f"{listen!r}: expected mode as octal digits up to 777 and backlog as a number from 1 up")
     # wantPID is Twisted's lock file; `HeldPath` does more than that.
-    return UNIXServerEndpoint(reactor, options["address"], backlog=backlog, mode=mode, wantPID=False)
+    return UNIXServerEndpoint(reactor, options["address"], backlog=int(backlog), mode=int(mode, 8), wantPID=False)
 
 
 def _unixOptions(listen: str) -> dict[str, str]:
@@ -65,15 +71,23 @@ def probe(path: str) -> None:
     Raises:
         AddressUnusable: Somebody answers there, or it is no socket, or nothing can be made there.
     """
-    if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
-        raise AddressUnusable(f"{path}: its directory does not exist or cannot be written to")
+    _checkPlace(path)
     try:
-        mode = os.stat(path).st_mode
+        mode = os.lstat(path).st_mode
+        if not stat.S_ISSOCK(mode):
+            raise AddressUnusable(f"{path}: there is a file that is not a socket; remove it or choose another path")
+        _clearIfStale(path)
     except FileNotFoundError:
         return
-    if not stat.S_ISSOCK(mode):
-        raise AddressUnusable(f"{path}: there is a file that is not a socket; remove it or choose another path")
-    _clearIfStale(path)
+    except OSError as error:
+        raise AddressUnusable(f"{path}: {error.strerror}") from None
+
+
+def _checkPlace(path: str) -> None:
+    if len(os.fsencode(path)) > MAX_PATH:
+        raise AddressUnusable(f"{path}: the path of a Unix socket may have {MAX_PATH} bytes, this one is longer")
+    if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
+        raise AddressUnusable(f"{path}: its directory does not exist or cannot be written to")
 
 
 def _clearIfStale(path: str) -> None:
@@ -98,6 +112,7 @@ class HeldPath:
     """
 
     def __init__(self, path: str) -> None:
+        _checkPlace(path)
         self._name = f"{path}.flock"
         self._descriptor = self._lock(path)
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -128,6 +129,9 @@ class ListeningService(Service):
         """Listen no more; the file of a Unix socket is removed."""
         super().stopService()
         port, self._port = self._port, None
+        if port is not None and self._path is not None and not os.path.lexists(self._path):
+            # Somebody has removed it, and Twisted would fail over removing it.
+            os.close(os.open(self._path, os.O_CREAT | os.O_EXCL, 0o600))
         stopped = None if port is None else port.stopListening()
         return (stopped or succeed(None)).addBoth(self._stopped)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from msgspec import structs
 from twisted.internet.defer import Deferred
+from twisted.internet.error import CannotListenError
 from twisted.python import usage
 from twisted.python.failure import Failure
 
@@ -15,7 +16,7 @@ from rkllm_twisted._version import __version__
 from rkllm_twisted.backends import backendMakers, makeBackend
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
-from rkllm_twisted.listening import AddressUnusable, probe, serverEndpoint, unixPath
+from rkllm_twisted.listening import AddressUnusable, HeldPath, serverEndpoint, unixPath
 from rkllm_twisted.server import MAX_BACKLOG
 from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
 from rkllm_twisted.wire.streams import MAX_REPLY
@@ -92,7 +93,7 @@ class Options(usage.Options):
 
 
 def _positive(name: str, text: str) -> int:
-    if not text.isdecimal() or not int(text):
+    if not (text.isascii() and text.isdecimal()) or not int(text):
         raise usage.UsageError(f"{name}: expected a whole number from 1 up, got {text!r}")
     return int(text)
 
@@ -105,6 +106,17 @@ def _seconds(name: str, text: str) -> float:
     if not 0 < seconds < float("inf"):
         raise usage.UsageError(f"{name}: expected seconds above 0, got {text!r}")
     return seconds
+
+
+class DaemonService(RKLLMService):
+    """The service as a daemon: what keeps it from listening ends the process with one line."""
+
+    def startService(self) -> None:
+        """Start, or end the process."""
+        try:
+            super().startService()
+        except (AddressUnusable, CannotListenError, OSError, OverflowError) as error:
+            raise SystemExit(f"rkllm: {error}") from None
 
 
 def makeService(options: Options) -> RKLLMService:
@@ -122,7 +134,7 @@ def makeService(options: Options) -> RKLLMService:
             _checkModel(backend, options["model"])
     except (ValueError, AddressUnusable, RKLLMError) as error:
         raise SystemExit(f"rkllm: {error}") from None
-    return RKLLMService(
+    return DaemonService(
         backend,
         options["listen"],
         reactor,
@@ -143,7 +155,7 @@ def _checkListen(reactor: Any, listen: str) -> None:
         raise ValueError(f"--listen: {error}") from None
     path = unixPath(listen)
     if path is not None:
-        probe(path)
+        HeldPath(path).release()
 
 
 def _checkModel(backend: IRuntime | IModelBackend, model: str) -> None:

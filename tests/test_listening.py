@@ -46,6 +46,32 @@ def test_file_that_is_no_socket_is_left_alone(path):
     assert os.path.getsize(path) == 8
 
 
+@pytest.mark.parametrize("target", ["nowhere", "s"])
+def test_symbolic_link_is_left_alone(path, target):
+    os.symlink(target, path)
+    with pytest.raises(AddressUnusable, match="not a socket"):
+        probe(path)
+    assert os.path.islink(path)
+
+
+@pytest.mark.parametrize("length", [108, 300])
+def test_path_that_is_too_long(length, tmp_path):
+    with pytest.raises(AddressUnusable, match="may have 107 bytes"):
+        probe(f"{tmp_path}/".ljust(length, "a"))
+
+
+def test_stale_socket_that_cannot_be_removed(path, monkeypatch):
+    leave(path)
+
+    def refuse(name):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "unlink", refuse)
+    with pytest.raises(AddressUnusable, match="Operation not permitted"):
+        probe(path)
+    monkeypatch.undo()
+
+
 def test_directory_that_is_not_there(path):
     with pytest.raises(AddressUnusable, match="directory does not exist"):
         probe(f"{path}/below")

@@ -57,6 +57,16 @@ async def test_serves_and_leaves_nothing(path):
 
 
 @pytest_twisted.ensureDeferred
+async def test_socket_that_somebody_removed(path):
+    """W-SOCKET: the daemon ends as cleanly as if it were there."""
+    service = RKLLMService(ScriptedBackend(reactor), f"unix:{path}", reactor)
+    service.startService()
+    os.unlink(path)
+    await service.stopService()
+    assert os.listdir(os.path.dirname(path)) == []
+
+
+@pytest_twisted.ensureDeferred
 async def test_mode_of_the_endpoint_string(path):
     """W-SOCKET."""
     service = RKLLMService(ScriptedBackend(reactor), f"unix:address={path}:mode=660", reactor)

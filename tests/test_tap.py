@@ -5,6 +5,7 @@ import socket
 
 import pytest
 
+from rkllm_twisted.listening import HeldPath
 from rkllm_twisted.service import RKLLMService
 from rkllm_twisted.tap import Options, makeService
 
@@ -52,6 +53,13 @@ def test_options_go_before_the_environment():
         (["--max-queue", "-1"], {}, "--max-queue"),
         (["--backend", "nope"], {}, "no backend is called 'nope'"),
         (["--backend", "scripted:interval=x"], {}, "interval: expected seconds"),
+        (["--backend", "scripted:interval=nan"], {}, "interval: expected seconds"),
+        (["--backend", "scripted:interval=-1"], {}, "interval: expected seconds"),
+        (["--max-clients", "\u0663"], {}, "--max-clients: expected a whole number"),
+        (["--queue-timeout", "nan"], {}, "--queue-timeout: expected seconds above 0, got 'nan'"),
+        (["--backend", "scripted", "--listen", "unix:/tmp/x:mode=7777"], {}, "--listen: .*up to 777"),
+        (["--backend", "scripted", "--listen", "unix:/tmp/x:backlog=-1"], {}, "--listen: .*backlog"),
+        (["--backend", "scripted", "--listen", "tcp:abc"], {}, "--listen: 'tcp:abc' is no server endpoint string"),
         (["--backend", "scripted", "--listen", "nowhere:5"], {}, "--listen"),
         (["--backend", "scripted", "--listen", "unix:"], {}, "--listen: .*no path"),
         (["--backend", "scripted", "--listen", "unix:/tmp/x:mode=9"], {}, "--listen: .*mode"),
@@ -72,6 +80,19 @@ def test_live_socket(tmp_path):
         live.bind(path)
         live.listen()
         assert "already" in refusal("--backend", "scripted", "--listen", f"unix:{path}")
+
+
+def test_listening_that_fails_at_the_start():
+    options = parsed("--backend", "scripted", "--listen", "tcp:1:interface=256.0.0.1")
+    with pytest.raises(SystemExit) as ended:
+        makeService(options).startService()
+    assert str(ended.value.code).startswith("rkllm: ")
+
+
+def test_path_that_another_daemon_holds(tmp_path):
+    held = HeldPath(str(tmp_path / "s"))
+    assert "another daemon" in refusal("--backend", "scripted", "--listen", f"unix:{tmp_path}/s")
+    held.release()
 
 
 def test_service(tmp_path):

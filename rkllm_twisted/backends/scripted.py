@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Annotated, Any
 
-from msgspec import ValidationError, convert
+from msgspec import Meta, ValidationError, convert
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -236,9 +236,9 @@ def makeBackend(options: dict[str, str]) -> ScriptedBackend:
 
     clock: Any = reactor
     try:
-        interval = convert(options.pop("interval", "0"), float, strict=False)
+        interval = convert(options.pop("interval", "0"), Annotated[float, Meta(ge=0, le=3600)], strict=False)
     except ValidationError:
-        raise ValueError("interval: expected seconds, such as 0.05") from None
+        raise ValueError("interval: expected seconds up to 3600, such as 0.05") from None
     if options:
         raise ValueError(f"{next(iter(options))}: unknown option, the scripted backend takes interval")
     return ScriptedBackend(clock, interval=interval)

@@ -91,10 +91,14 @@ class HeldModel:
         return self.unload()
 
     def inTurn(self, call: Call, work: Callable[[], Deferred[Answer]]) -> Deferred[Answer]:
-        """Do something in a turn of its own, which the call may be cancelled out of while it waits."""
+        """Do something in a turn of its own."""
+        return self.errand(call, work).done
+
+    def errand(self, call: Call, work: Callable[[], Deferred[Answer]]) -> Errand:
+        """A turn of its own for a call, which may be cancelled out of it while it waits."""
         errand = Errand(self._scheduler, call.connection, call, work)
         call.cancelled = errand.withdraw
-        return errand.done
+        return errand
 
     def withModel(self, call: Call, work: Callable[[IModel], Deferred[Any]]) -> Deferred[Any]:
         """Do something with the model in a turn of its own."""

@@ -31,6 +31,8 @@ class Run:
         ended: Called once, with the run, when its last line is written and the model is free of it.
 
     Attributes:
+        call: What asked for it.
+        hasRun: Whether the model has begun it.
         finishedWith: What the last line says besides the figures, such as ``history_lost``.
         tokens: How many tokens it has generated.
     """
@@ -39,7 +41,8 @@ class Run:
         self.owner = call.connection
         self.finishedWith: dict[str, object] = {}
         self.tokens = 0
-        self._call = call
+        self.call = call
+        self.hasRun = False
         self._stream = stream
         self._start = start
         self._ended = ended
@@ -66,7 +69,7 @@ class Run:
         """
         if deadline is not None:
             self._alarm = scheduler.clock.callLater(deadline, lambda: self._expired(deadline))
-        self._turn = scheduler.request(self.owner, self._begun, self._refused, self._call)
+        self._turn = scheduler.request(self.owner, self._begun, self._refused, self.call)
 
     def abort(self) -> None:
         """End the run, waiting or running. Its last line still comes."""
@@ -79,6 +82,7 @@ class Run:
 
     def giveUp(self, error: RKLLMError) -> None:
         """End the run, waiting or running, with an error as its last line."""
+        # What the generation still says, its ending included, is written nowhere: the call has had its last line.
         self._stream.fail(error)
         self.abort()
 
@@ -92,13 +96,15 @@ class Run:
         maybeDeferred(self._start, self).addCallbacks(self._started, self.generationFailed)
 
     def _started(self, generation: IGeneration) -> None:
+        self.hasRun = True
         self._generation = generation
         if self._isAborted:
             generation.abort()
 
     def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """A line of the stream."""
-        self.tokens += 1
+        if isinstance(result, EncodedResult) or result.token_id >= 0:
+            self.tokens += 1
         if self.owner.isCongested():
             self.giveUp(ReaderTooSlow("more waits for this client than may; read the stream faster"))
             return

@@ -7,7 +7,7 @@ from collections import Counter
 from msgspec import structs
 from twisted.internet.defer import Deferred
 
-from rkllm_twisted.errors import InvalidParams, NotSupported
+from rkllm_twisted.errors import InvalidParams, NotSupported, ShuttingDown
 from rkllm_twisted.interfaces import IGeneration, IModelBackend, IResultReceiver, refuseUnsupported
 from rkllm_twisted.methods.checks import checkInferParam, checkInput, checkParam
 from rkllm_twisted.methods.decoding import completed
@@ -88,10 +88,7 @@ class RuntimeMethods:
         checkParam(param, given=params.param)
         checked = self._backend.checkParam(param)
         # It has its place in the line from now on, or a run in the same packet would come before it.
-        errand = Errand(
-            self._scheduler, call.connection, call, lambda: checked.addCallback(lambda _: self.held.load(param))
-        )
-        call.cancelled = errand.withdraw
+        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param)))
         checked.addErrback(errand.giveUp)
         return errand.done
 
@@ -151,7 +148,7 @@ class RuntimeMethods:
 
     def _ended(self, run: Run) -> None:
         del self._runs[run]
-        self.counters["generations"] += 1
+        self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
@@ -203,7 +200,15 @@ class RuntimeMethods:
         self._scheduler.close()
         for run in list(self._runs):
             run.abort()
+        self._dismissErrand()
         return self.held.close()
+
+    def _dismissErrand(self) -> None:
+        """Give the last line to a call that has the model for something else than a run: a load may take long."""
+        turn = self._scheduler.running
+        call = None if turn is None else turn.subject
+        if isinstance(call, Call) and all(run.call is not call for run in self._runs):
+            call.fail(ShuttingDown())
 
 
 def _delivery(params: RunParams) -> Delivery:

@@ -151,7 +151,7 @@ def test_bad_input_of_run_async_is_not_acknowledged():
 
 
 def test_model_that_is_loaded_too_late_is_freed():
-    """W-MODEL: nobody is there any more to use it."""
+    """W-LAST: nobody waits for the load to end, and nobody is there any more to use the model."""
     clock = Clock()
     backend = SlowBackend(clock)
     server = Server(backend, clock)
@@ -159,6 +159,7 @@ def test_model_that_is_loaded_too_late_is_freed():
     peer.send(INIT)
     backend.checks[0].callback(None)
     assert server.runtime.shutDown().called
-    backend.loads[0].callback(None)
     assert outcomes(peer.received()) == [("init", -32003)]
+    backend.loads[0].callback(None)
+    assert peer.received() == []
     assert not server.runtime.held.isLoaded
