@@ -106,7 +106,7 @@ class ServerProtocol(LineReceiver):
         Closing at once would reset the connection while the peer still sends, and take the error away from it.
         """
         self._connection.write(errorLine(NO_ID, error))
-        self._connection.lost()
+        self._connection.end()
         self._outbox.whenEmpty(self.transport.loseWriteConnection)
         self._lingering = self.factory.reactor.callLater(LINGER, self.transport.abortConnection)
 

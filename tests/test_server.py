@@ -155,6 +155,21 @@ async def test_client_over_the_limit_is_told_so(served):
     await server.stop()
 
 
+def test_requests_before_a_line_over_the_limit_get_their_last_lines():
+    """W-LIMIT, W-LAST: running or waiting, and nothing comes after."""
+    clock = Clock()
+    peer = Server(ScriptedBackend(clock, interval=1), clock, maxLine=200).connect()
+    peer.ask("rkllm.init", {"model_path": "any"})
+    for id in (1, 2):
+        peer.send({"jsonrpc": "2.0", "id": id, "method": "rkllm.run", "params": [{"prompt_input": "one two"}]})
+    peer.received(1)
+    peer.send(b"x" * 300)
+    answers = [(answer["id"], answer["error"]["code"]) for answer in peer.received()]
+    assert answers == [(None, -32600), (1, -32800), (2, -32800)]
+    assert peer.received(LINGER - 1) == []
+    peer.disconnect()
+
+
 def test_refused_peer_that_does_not_close_is_closed_upon():
     """W-LIMIT: after 5 s."""
     server = Server(ScriptedBackend(Clock()), Clock(), maxLine=10)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Raw, Struct
 
-from rkllm_twisted.errors import InvalidParams, InvalidRequest, ParseError, RKLLMError
+from rkllm_twisted.errors import Cancelled, InvalidParams, InvalidRequest, ParseError, RKLLMError
 from rkllm_twisted.wire.framing import documentsOf
 from rkllm_twisted.wire.messages import (
     NO_ID,
@@ -212,6 +212,13 @@ class Connection:
         """The peer sends nothing more (W-HALFCLOSE): close when every call has ended."""
         self._expectsMore = False
         self._closeIfDone()
+
+    def end(self) -> None:
+        """The peer is not served further: every call gets its last line now (W-LAST), nothing is written after it."""
+        for call in [*self._named.values(), *self._unnamed]:
+            call.cancel()
+            call.fail(Cancelled("the connection ends"))
+        self.write = _discard
 
     def lost(self) -> None:
         """The peer is gone (W-GONE): cancel every call, and write nothing more."""
