@@ -20,10 +20,11 @@ run: $(VENV)/.run  ## Start the daemon with a small model on the CPU, ask it PRO
 test: check  ## Run all tests
 	@$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/.test  ## Lint, check the format and the types
+check: $(VENV)/.test  ## Lint, check the format, the types, and who imports whom
 	@$(BIN)/ruff check $(SOURCES)
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
+	@$(BIN)/python -m pytest --quiet tests/test_imports.py
 
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
