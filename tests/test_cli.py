@@ -152,6 +152,32 @@ def test_wrongUsage(argv: list[str]) -> None:
     assert caught.value.code == 2
 
 
+@pytest.mark.parametrize("command", ["run", "chat"])
+@pytest.mark.parametrize(
+    ("option", "values", "expected"),
+    [
+        ("--max-new-tokens", ["0", "-7", "1.5", "2147483648"], "a whole number of 1 or more"),
+        ("--top-k", ["0", "-1", ""], "a whole number of 1 or more"),
+        ("--temperature", ["nan", "inf", "-0.1", "hot"], "a number of 0 or more"),
+        ("--top-p", ["nan", "inf", "0", "1.01"], "a number above 0, at most 1"),
+    ],
+)
+def test_valuesOutOfRange(
+    command: str, option: str, values: list[str], expected: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for value in values:
+        with pytest.raises(SystemExit) as caught:
+            parse([command, f"{option}={value}"], {})
+        assert caught.value.code == 2
+        *_, line = capsys.readouterr().err.splitlines()
+        assert line == f"rkllm {command}: error: argument {option}: expected {expected}, got {value!r}"
+
+
+def test_valuesAtTheirLimits() -> None:
+    options = parse(["run", "--temperature", "0", "--top-p", "1", "--top-k", "1", "--max-new-tokens", "1"], {})
+    assert (options.temperature, options.top_p, options.top_k, options.max_new_tokens) == (0.0, 1.0, 1, 1)
+
+
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         parse(["--help"], {"RKLLM_UDS_PATH": "/a%sb"})
@@ -288,13 +314,35 @@ def test_theModelNamedIsLoadedWhereThereIsNone() -> None:
     server = refuseFirst(cli)
     init = server.request()
     assert init["method"] == "rkllm.init"
-    assert init["params"] == [None, {"model_path": "smollm2", "top_k": 3, "max_new_tokens": 9}]
+    assert init["params"] == [None, {"model_path": "smollm2"}]  # for everybody: what was chosen is for this run
     assert cli.err == ""  # no progress line where that is no terminal
     server.answer(init["id"], ACKNOWLEDGED)
     run = server.request()
-    assert run["params"][2] == {}  # what was chosen went with the model
+    assert run["params"][2] == {"max_new_tokens": 9, "sampling_params": {"top_k": 3}}
     server.answer(run["id"], token("a"), finish())
     assert (cli.out, cli.err, cli.status) == ("a\n", "", 0)
+
+
+def test_optionsThatTheBackendCannotTakeWithARun() -> None:
+    """They do not become everybody's without a word."""
+    cli = Cli("run", "hi", "--model", "m", "--top-k", "3", "--temperature", "0.5", "--max-new-tokens", "9")
+    server = refuseFirst(cli)
+    server.answer(server.request()["id"], ACKNOWLEDGED)
+    lacking = "max_new_tokens, sampling_params"
+    server.refuse(server.request()["id"], -32008, f"not supported: this needs {lacking}", needs=lacking)
+    assert (cli.out, cli.status, server.received()) == ("", 2, [])
+    assert cli.err.startswith(
+        "rkllm: the daemon's backend does not take --temperature, --top-k, --max-new-tokens for a single run; "
+    )
+    assert cli.err.endswith('{"model_path":"…","temperature":0.5,"top_k":3,"max_new_tokens":9}]\'\n')
+    assert cli.err.count("\n") == 1
+
+
+def test_whatElseTheBackendCannotDo() -> None:
+    cli = Cli("run", "hi", "--top-k", "3")
+    server = cli.connect()
+    server.refuse(server.request()["id"], -32008, "not supported: this needs prompt_input", needs="prompt_input")
+    assert (cli.err, cli.status) == ("rkllm: not supported: this needs prompt_input (-32008)\n", 1)
 
 
 def test_theModelNamedIsNotLoadedWhereThereIsOne() -> None:
@@ -399,6 +447,17 @@ def test_anErrorOfManyLinesIsOne() -> None:
     assert cli.err == "rkllm: runtime call failed: a b (-32004)\n"
 
 
+@pytest.mark.parametrize("argv", [["run", "hi"], ["run", "hi", "--json"]])
+def test_anAnswerEndedByAnother(argv: list[str]) -> None:
+    """The daemon that stops, or the abort of somebody else: it looks like an answer, and is none."""
+    cli = Cli(*argv)
+    server = cli.connect()
+    server.answer(server.request()["id"], token("a"), finish("abort"))
+    assert cli.out.count("\n") == (2 if "--json" in argv else 1)
+    assert cli.err.startswith("rkllm: the answer is not complete")
+    assert (cli.err.count("\n"), cli.status) == (1, 1)
+
+
 def test_aBrokenPipeIsQuiet() -> None:
     cli = Cli("run", "hi")
     server = cli.connect()
@@ -458,12 +517,14 @@ def test_noDaemon(argv: list[str]) -> None:
     assert cli.err.count("\n") == 1
 
 
-def test_anEndpointOfAKindNotKnown() -> None:
+@pytest.mark.parametrize("address", ["carrierpigeon:x", "tcp:bad", "x" * 108, "unix:" + "é" * 54])
+def test_anAddressThatIsNone(address: str) -> None:
     stderr = Stream()
-    options = parse(["status", "--socket", "carrierpigeon:x"], {})
+    options = parse(["status"], {"RKLLM_UDS_PATH": address})
     (error,) = outcome(start(Reactor(), options, Terminal(Stream(), stderr, {})))
     assert (type(error), error.code) == (SystemExit, 2)
-    assert "--socket carrierpigeon:x" in stderr.getvalue()
+    assert stderr.getvalue().startswith(f"rkllm: --socket {address}: ")
+    assert stderr.getvalue().count("\n") == 1
 
 
 # Ctrl-C
@@ -695,13 +756,34 @@ def test_chatWithABackendThatKeepsNoHistory() -> None:
     assert cli.err.count("\n") == 1
 
 
-def test_chatThatNeedsSomethingElseThatIsMissing() -> None:
-    cli = Cli("chat", "--top-k", "1", lines=["one"])
+def test_chatWithOptionsThatTheBackendCannotTake() -> None:
+    """No turn can succeed, so there is none after the first."""
+    cli = Cli("chat", "--top-k", "1", lines=["one", "two"])
     server = cli.connect()
     cli.turn()
     server.refuse(asked(server)[0], -32008, "not supported: this needs sampling_params", needs="sampling_params")
-    assert cli.err == "rkllm: not supported: this needs sampling_params (-32008)\n"
+    assert "does not take --top-k for a single run" in cli.err
+    assert (cli.status, server.received()) == (2, [])
+
+
+def test_chatThatNeedsSomethingElseThatIsMissing() -> None:
+    cli = Cli("chat", lines=["one"])
+    server = cli.connect()
+    cli.turn()
+    server.refuse(asked(server)[0], -32008, "not supported: this needs prompt_input", needs="prompt_input")
+    assert cli.err == "rkllm: not supported: this needs prompt_input (-32008)\n"
     assert server.received() == []
+
+
+def test_chatSaysThatAnotherEndedTheAnswer() -> None:
+    cli = Cli("chat", lines=["one", "two"])
+    server = cli.connect()
+    cli.turn()
+    server.answer(asked(server)[0], token("1"), finish("abort"))
+    assert cli.err.startswith("the answer is not complete")
+    cli.turn()
+    assert asked(server)[1] == "two"
+    cli.done.cancel()
 
 
 def test_chatGoesOnAfterAnError() -> None:

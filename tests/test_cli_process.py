@@ -289,6 +289,14 @@ def test_anErrorIsOneLine(server: SocketServer, argv: list[str], method: str, me
     assert command.end() == (1, "", message)
 
 
+def test_aPathThatIsTooLong(tmp_path: Path) -> None:
+    """Twisted tells the traceback of the socket, and nobody that the connection has failed."""
+    path = str(tmp_path / ("x" * 200))
+    status, out, err = Piped(path, "status").end()
+    assert (status, out) == (2, "")
+    assert err == f"rkllm: --socket {path}: the path of a socket has at most 107 bytes, this one has {len(path)}\n"
+
+
 def test_wrongUsage(tmp_path: Path) -> None:
     status, out, err = Piped(str(tmp_path / "nothing"), "call", "m", "{").end()
     assert (status, out) == (2, "")
@@ -346,6 +354,17 @@ def _waitUntilRead(pipe: int) -> None:
     while fcntl.ioctl(pipe, termios.FIONREAD, b"\0" * 4) != b"\0" * 4:
         assert time.monotonic() < limit
         os.sched_yield()
+
+
+@pytest.mark.parametrize("argv", [["run", "hi"], ["call", "rkllm.run", "[]"]])
+def test_termination(server: SocketServer, argv: list[str]) -> None:
+    """Quiet, and at once; the daemon cancels what a connection leaves (W-GONE)."""
+    command = Piped(server.path, *argv, "--socket", server.path)
+    server.answer(server.expect("rkllm.run"), token("a"))
+    command.read("a" if argv[0] == "run" else json.dumps(token("a")) + "\n")
+    command.process.terminate()
+    assert command.end() == (128 + signal.SIGTERM, "", "")
+    server.waitUntilLeft()
 
 
 def test_theReaderOfTheOutputGoes(server: SocketServer) -> None:
@@ -470,3 +489,12 @@ def test_closedStandardStreams(server: SocketServer) -> None:
     server.answer(server.expect("rkllm.run"), token("a"), finish())
     out, _ = process.communicate(timeout=PATIENCE)
     assert (process.returncode, out) == (0, b"a\n")
+
+
+@pytest.mark.parametrize("argv", ["run hi", "chat", "status", "call rkllm.is_running"])
+def test_standardOutputIsClosed(tmp_path: Path, argv: str) -> None:
+    """An answer that would go nowhere is not asked for."""
+    shell = f'"{sys.executable}" -m rkllm_twisted.cli {argv} >&-'
+    environ = environment(str(tmp_path / "nothing"))
+    done = subprocess.run(["sh", "-c", shell], capture_output=True, text=True, env=environ, cwd="/", timeout=PATIENCE)
+    assert (done.returncode, done.stderr) == (1, "rkllm: standard output is closed, there is nowhere to write to\n")

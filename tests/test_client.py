@@ -648,6 +648,32 @@ def test_endpointOfAKindNotKnown() -> None:
         endpointOf(MemoryReactorClock(), "carrierpigeon:x")
 
 
+@pytest.mark.parametrize("address", ["tcp:bad", "tcp:h:x", "tcp:h:1:odd=2", "unix:lockfile=1", "unix:a\\", "tls:h"])
+def test_endpointOfNoEndpointString(address: str) -> None:
+    with pytest.raises(ValueError, match="no client endpoint string"):
+        endpointOf(MemoryReactorClock(), address)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("x" * 108, "at most 107 bytes, this one has 108"),
+        ("é" * 54, "at most 107 bytes, this one has 108"),
+        ("unix:" + "x" * 108, "at most 107 bytes, this one has 108"),
+        ("tcp:h:65536", "from 0 to 65535, this one is 65536"),
+        ("tcp:h:-1", "from 0 to 65535, this one is -1"),
+    ],
+)
+def test_endpointOfWhatNoSocketCanHave(address: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        RKLLMClient.connectTo(MemoryReactorClock(), address)
+
+
+@pytest.mark.parametrize("address", ["x" * 107, "unix:" + "x" * 107, "tcp:h:65535"])
+def test_endpointOfWhatASocketCanJustHave(address: str) -> None:
+    endpointOf(MemoryReactorClock(), address)
+
+
 class Echo(Protocol):
     """Answers every line with a stream of two."""
 

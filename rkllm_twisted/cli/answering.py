@@ -7,17 +7,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from os.path import abspath, exists
 
+import msgspec
 from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
 from rkllm_twisted.cli.interrupts import Interrupts
+from rkllm_twisted.cli.problems import UsageError
 from rkllm_twisted.cli.terminal import Terminal
 from rkllm_twisted.client import ResultStream, RKLLMClient, StreamResult, decodeStreamResult
-from rkllm_twisted.errors import Cancelled, ModelNotInitialized
-from rkllm_twisted.values import NO_PERF, InputType
+from rkllm_twisted.errors import Cancelled, ModelNotInitialized, NotSupported
+from rkllm_twisted.values import NO_PERF, Capability, InputType
 
 SAMPLING = ("temperature", "top_k", "top_p")
+OPTIONS = {Capability.SAMPLING_PER_RUN: SAMPLING, Capability.MAX_NEW_TOKENS_PER_RUN: ("max_new_tokens",)}
+"""What a backend must be capable of for each option."""
+ENDED_BY_ANOTHER = "the answer is not complete: it was ended from elsewhere, or the daemon is stopping"
 
 
 class Answer(Struct):
@@ -28,6 +33,11 @@ class Answer(Struct):
     wasInterrupted: bool = False
     firstTokenAfter: float | None = None
     """Seconds from sending the request to its first line, by the clock of this side."""
+
+    @property
+    def wasEndedByAnother(self) -> bool:
+        """Whether it was aborted, and not with Ctrl-C here."""
+        return not self.wasInterrupted and self.last is not None and self.last.finish_reason == "abort"
 
 
 class Answering:
@@ -50,7 +60,6 @@ class Answering:
         self._clock = clock
         self._options = options
         self._isJson = getattr(options, "json", False)
-        self._hasLoaded = False
 
     async def answer(self, prompt: str, **inferParam: object) -> Answer:
         """Ask, and write the answer as it comes. Loads the model that was named if there is none.
@@ -61,6 +70,7 @@ class Answering:
 
         Raises:
             ModelNotInitialized: None is loaded and none was named.
+            UsageError: The daemon's backend cannot take an option that was given with a run.
             RKLLMError: What ended the generation, after what came of it was written.
         """
         try:
@@ -78,19 +88,24 @@ class Answering:
 
     async def _load(self) -> None:
         with self._progress(f"loading {self._options.model}"):
-            await self._client.init({"model_path": _modelPath(self._options.model), **self._chosen()})
-        self._hasLoaded = True
+            # Without the options: a model is everybody's, and keeps what it was loaded with.
+            await self._client.init(model_path=_modelPath(self._options.model))
 
-    def _chosen(self) -> dict[str, object]:
+    def _chosen(self, capability: Capability) -> dict[str, object]:
         given = vars(self._options)
-        return {name: given[name] for name in (*SAMPLING, "max_new_tokens") if given[name] is not None}
+        return {name: given[name] for name in OPTIONS[capability] if given[name] is not None}
 
     def _inferParam(self, more: dict[str, object]) -> dict[str, object]:
-        if self._hasLoaded:
-            return more  # the model was loaded with what was chosen, which every runtime can do
-        chosen = self._chosen()
-        sampling = {name: chosen.pop(name) for name in SAMPLING if name in chosen}
-        return {**chosen, **({"sampling_params": sampling} if sampling else {}), **more}
+        sampling = self._chosen(Capability.SAMPLING_PER_RUN)
+        length = self._chosen(Capability.MAX_NEW_TOKENS_PER_RUN)
+        return {**length, **({"sampling_params": sampling} if sampling else {}), **more}
+
+    def _checkOptions(self, error: NotSupported) -> None:
+        """Say it in the words of the command line, where what is not supported are options given there."""
+        needs = str(error.data.get("needs")).split(", ")
+        chosen = [self._chosen(capability) for capability in OPTIONS if capability.value in needs]
+        if lacking := {name: value for each in chosen for name, value in each.items()}:
+            raise UsageError(_cannotTake(lacking)) from error
 
     async def _generate(self, prompt: str, more: dict[str, object]) -> Answer:
         input = {"input_type": InputType.RKLLM_INPUT_PROMPT, "prompt_input": prompt}
@@ -102,6 +117,9 @@ class Answering:
             except Cancelled:
                 if not self._interrupts.hasHappened:
                     raise
+            except NotSupported as error:
+                self._checkOptions(error)
+                raise
         answer.wasInterrupted = self._interrupts.hasHappened
         return answer
 
@@ -137,6 +155,15 @@ class Answering:
 def _modelPath(model: str) -> str:
     # The daemon has a working directory of its own; what is no file here may be a short name there.
     return abspath(model) if exists(model) else model
+
+
+def _cannotTake(options: dict[str, object]) -> str:
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+    param = msgspec.json.encode({"model_path": "…", **options}).decode()
+    return (
+        f"the daemon's backend does not take {names} for a single run; "
+        f"to set it for everybody, load the model with it: rkllm call rkllm.init '[null, {param}]'"
+    )
 
 
 def figures(result: StreamResult, firstTokenAfter: float | None) -> str:

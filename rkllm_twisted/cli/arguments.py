@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from argparse import SUPPRESS, ArgumentParser, Namespace
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace
+from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
+from typing import TYPE_CHECKING, TypeVar
 
 from rkllm_twisted._version import __version__
 
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     Commands = _SubParsersAction[ArgumentParser]
 
 DEFAULT_SOCKET = "/tmp/rkllm.sock"
+Number = TypeVar("Number", int, float)
 
 
 def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.environ) -> Namespace:
@@ -70,10 +72,10 @@ def _addGeneration(parser: ArgumentParser) -> None:
         metavar="NAME_OR_PATH",
         help="load this model if the daemon has none loaded; one that is loaded already is kept",
     )
-    parser.add_argument("--max-new-tokens", type=int, metavar="N", help="the longest answer, in tokens")
-    parser.add_argument("--temperature", type=float, metavar="X", help="0 always takes the likeliest token")
-    parser.add_argument("--top-k", type=int, metavar="N", help="choose among the N likeliest tokens")
-    parser.add_argument("--top-p", type=float, metavar="X", help="choose among the likeliest tokens that add up to X")
+    parser.add_argument("--max-new-tokens", type=_count, metavar="N", help="the longest answer, in tokens")
+    parser.add_argument("--temperature", type=_temperature, metavar="X", help="0 always takes the likeliest token")
+    parser.add_argument("--top-k", type=_count, metavar="N", help="choose among the N likeliest tokens")
+    parser.add_argument("--top-p", type=_share, metavar="X", help="choose among the likeliest tokens that add up to X")
     parser.add_argument("--stats", action="store_true", help="print the figures of the run on standard error")
 
 
@@ -86,3 +88,24 @@ def _addCall(commands: Commands, everywhere: ArgumentParser) -> None:
     call = commands.add_parser("call", parents=[everywhere], help="call any method, print each result line as JSON")
     call.add_argument("method", metavar="METHOD", help="its name on the wire, such as rkllm.get_constants")
     call.add_argument("params", metavar="JSON", nargs="?", help="its params; - reads them from standard input")
+
+
+def _number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:
+    try:
+        if fits(number := kind(text)):
+            return number
+    except ValueError:
+        pass
+    raise ArgumentTypeError(f"expected {expected}, got {text!r}")
+
+
+def _count(text: str) -> int:
+    return _number(text, int, lambda number: 1 <= number < 2**31, "a whole number of 1 or more")
+
+
+def _temperature(text: str) -> float:
+    return _number(text, float, lambda number: isfinite(number) and number >= 0, "a number of 0 or more")
+
+
+def _share(text: str) -> float:
+    return _number(text, float, lambda number: 0 < number <= 1, "a number above 0, at most 1")

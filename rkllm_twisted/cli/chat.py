@@ -7,7 +7,7 @@ from collections.abc import Callable
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from rkllm_twisted.cli.answering import Answer, Answering
+from rkllm_twisted.cli.answering import ENDED_BY_ANOTHER, Answer, Answering
 from rkllm_twisted.cli.interrupts import Interrupts
 from rkllm_twisted.cli.problems import sentence
 from rkllm_twisted.cli.terminal import Terminal
@@ -56,6 +56,7 @@ class Chat:
         Raises:
             ConnectionLost: The daemon has gone.
             ModelNotInitialized: No model is loaded and none was named.
+            UsageError: The daemon's backend lacks an option that was given.
         """
         while (line := await self._nextLine()) is not None:
             await self._lineTyped(line.strip())
@@ -109,6 +110,8 @@ class Chat:
     def _answered(self, answer: Answer) -> None:
         if answer.wasInterrupted:
             self._terminal.note("interrupted")
+        elif answer.wasEndedByAnother:
+            self._terminal.note(ENDED_BY_ANOTHER)
         if answer.last is not None and answer.last.history_lost:
             self._historyLost()
 

@@ -11,7 +11,7 @@ from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 
-from rkllm_twisted.cli.answering import Answering
+from rkllm_twisted.cli.answering import ENDED_BY_ANOTHER, Answering
 from rkllm_twisted.cli.chat import Chat
 from rkllm_twisted.cli.interrupts import Interrupts
 from rkllm_twisted.cli.problems import INTERRUPTED, sentence
@@ -44,7 +44,12 @@ Command = Callable[[Session], Coroutine[Deferred[Any], Any, int]]
 async def run(session: Session) -> int:
     """``rkllm run``: one prompt."""
     answer = await session.answering().answer(session.options.prompt)
-    return INTERRUPTED if answer.wasInterrupted else 0
+    if answer.wasInterrupted:
+        return INTERRUPTED
+    if answer.wasEndedByAnother:
+        session.terminal.error(ENDED_BY_ANOTHER)
+        return 1
+    return 0
 
 
 async def chat(session: Session) -> int:

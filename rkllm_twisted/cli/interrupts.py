@@ -1,4 +1,4 @@
-"""Ctrl-C."""
+"""Ctrl-C, and SIGTERM."""
 
 from __future__ import annotations
 
@@ -35,6 +35,14 @@ class Interrupts:
         """
         self._end = end
         signal.signal(signal.SIGINT, lambda _signum, _frame: self.interrupted())
+
+    def installTermination(self, leave: Act) -> None:
+        """Take over SIGTERM. When the reactor runs, which has taken it over first.
+
+        Args:
+            leave: Ends the process at once, from within the signal's own call.
+        """
+        signal.signal(signal.SIGTERM, lambda _signum, _frame: leave())
 
     def interrupted(self) -> None:
         """Ctrl-C was pressed."""

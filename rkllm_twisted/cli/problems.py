@@ -16,6 +16,7 @@ from rkllm_twisted.errors import ModelNotInitialized, RKLLMError
 
 INTERRUPTED = 130
 BROKEN_PIPE = 141
+TERMINATED = 143
 
 
 class UsageError(Exception):

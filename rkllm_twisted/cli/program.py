@@ -6,6 +6,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import Callable
+from functools import partial
 from typing import Any, BinaryIO, NoReturn, TextIO
 
 import msgspec
@@ -16,7 +17,15 @@ from twisted.python.failure import Failure
 
 from rkllm_twisted.cli.commands import COMMANDS, Session
 from rkllm_twisted.cli.interrupts import Interrupts
-from rkllm_twisted.cli.problems import BROKEN_PIPE, INTERRUPTED, UsageError, exitStatus, sentence, unreachable
+from rkllm_twisted.cli.problems import (
+    BROKEN_PIPE,
+    INTERRUPTED,
+    TERMINATED,
+    UsageError,
+    exitStatus,
+    sentence,
+    unreachable,
+)
 from rkllm_twisted.cli.terminal import Terminal
 from rkllm_twisted.client import RKLLMClient
 
@@ -27,9 +36,13 @@ def runProgram(options: Namespace) -> NoReturn:
     Args:
         options: The command line.
     """
+    isClosed = sys.stdout is None
     stdin, stdout, stderr = _tolerant(sys.stdin), _tolerant(sys.stdout), _tolerant(sys.stderr)
     sys.stdin = stdin
     terminal = Terminal(stdout, stderr, os.environ)
+    if isClosed:
+        terminal.error("standard output is closed, there is nowhere to write to")
+        sys.exit(1)
     try:
         readInput(options, stdin)
     except (UsageError, KeyboardInterrupt) as error:
@@ -112,11 +125,14 @@ def start(
         Fails with SystemExit, always; with what was not expected, which is a defect.
     """
 
-    def leave() -> None:
-        terminal.erase()
-        os._exit(INTERRUPTED)
+    def leave(status: int) -> None:
+        try:
+            terminal.erase()
+        finally:
+            os._exit(status)
 
-    interrupts = Interrupts(reactor.callFromThread, leave, terminal.typedInto)
+    interrupts = Interrupts(reactor.callFromThread, partial(leave, INTERRUPTED), terminal.typedInto)
+    reactor.callWhenRunning(interrupts.installTermination, partial(leave, TERMINATED))
     working = Deferred.fromCoroutine(_carryOut(reactor, options, terminal, interrupts, readLine))
     interrupts.install(working.cancel)
     return working.addErrback(_explained, options, terminal).addCallback(_exit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import UNIXClientEndpoint, clientFromString
+from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
@@ -31,6 +32,9 @@ Fields = Mapping[str, object]
 Input = str | RKLLMInput | Fields | Sequence[str | RKLLMInput | Fields]
 """A prompt, or an input of another type; several of them where the model was loaded with ``n_batch`` above 1."""
 
+MAX_PATH = 107
+"""The bytes of the longest path of a Unix socket: ``sun_path`` without its NUL (unix(7))."""
+
 
 def endpointOf(reactor: Any, address: str) -> IStreamClientEndpoint:
     """The endpoint of the daemon at an address.
@@ -41,14 +45,31 @@ def endpointOf(reactor: Any, address: str) -> IStreamClientEndpoint:
             with a word and a colon is an endpoint string, all else is a path.
 
     Raises:
-        ValueError: An endpoint string of a kind that is not known.
+        ValueError: It is no endpoint string that Twisted knows, or no socket can have that path or port.
     """
-    endpoint: IStreamClientEndpoint
-    if re.match(r"\w+:", address):
-        endpoint = clientFromString(reactor, address)
-    else:
-        endpoint = UNIXClientEndpoint(reactor, address)
+    isString = re.match(r"\w+:", address)
+    endpoint = _endpointFromString(reactor, address) if isString else UNIXClientEndpoint(reactor, address)
+    _checkSocket(endpoint)
     return endpoint
+
+
+def _endpointFromString(reactor: Any, address: str) -> IStreamClientEndpoint:
+    try:
+        endpoint: IStreamClientEndpoint = clientFromString(reactor, address)
+    # NameError: Twisted is installed without TLS. RuntimeError: the string ends within an escape.
+    except (ValueError, TypeError, KeyError, NameError, RuntimeError, OSError) as error:
+        raise ValueError(f"no client endpoint string such as unix:/run/rkllm.sock: {error}") from error
+    return endpoint
+
+
+def _checkSocket(endpoint: IStreamClientEndpoint) -> None:
+    """Refuse what the socket would: in the reactor nobody hears of it, and whoever connects waits forever."""
+    length = len(os.fsencode(endpoint._path)) if isinstance(endpoint, UNIXClientEndpoint) else 0
+    if length > MAX_PATH:
+        raise ValueError(f"the path of a socket has at most {MAX_PATH} bytes, this one has {length}")
+    port = endpoint._port if isinstance(endpoint, TCP4ClientEndpoint) else 0
+    if not 0 <= port <= 65535:
+        raise ValueError(f"the port of a socket is a number from 0 to 65535, this one is {port}")
 
 
 class RKLLMClient:
