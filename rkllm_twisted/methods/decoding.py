@@ -166,7 +166,8 @@ def _partialOf(annotation: Any) -> Any:
     if _isUnion(annotation):
         return typing.Union[tuple(_partialOf(part) for part in typing.get_args(annotation))]  # noqa: UP007  # made here
     if typing.get_origin(annotation) is Annotated:
-        return Annotated[(_partialOf(annotation.__origin__), *annotation.__metadata__)]
+        parts = (_partialOf(annotation.__origin__), *annotation.__metadata__)
+        return Annotated[parts]
     if typing.get_origin(annotation) is list:
         return list[_partialOf(typing.get_args(annotation)[0])]  # type: ignore[misc]  # made here
     return annotation
