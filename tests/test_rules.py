@@ -3,8 +3,15 @@
 import re
 from pathlib import Path
 
+from twisted.internet.task import Clock
+
+from rkllm_twisted.backends.scripted import ScriptedBackend
+from rkllm_twisted.errors import BY_CODE
+from rkllm_twisted.testing.peers import Server
+
 ROOT = Path(__file__).parent.parent
-RULES = set(re.findall(r"^- \*\*(W-[A-Z0-9]+)\*\*", (ROOT / "docs/reference/wire.md").read_text(), re.MULTILINE))
+CONTRACT = (ROOT / "docs/reference/wire.md").read_text()
+RULES = set(re.findall(r"^- \*\*(W-[A-Z0-9]+)\*\*", CONTRACT, re.MULTILINE))
 
 
 def named(directory, patterns):
@@ -30,3 +37,15 @@ def test_every_rule_that_is_named_exists():
         **named("docs", ["*.md"]),
     }
     assert {rule: path for rule, path in everywhere.items() if rule not in RULES} == {}
+
+
+def test_every_method_of_the_contract_is_in_the_table():
+    methods = set(re.findall(r"^\| `((?:rkllm|rpc|server)\.\w+)` \|", CONTRACT, re.MULTILINE)) | {"$/cancelRequest"}
+    assert len(methods) == 19
+    clock = Clock()
+    assert set(Server(ScriptedBackend(clock), clock).factory.table.methods) == methods
+
+
+def test_every_code_of_the_contract_has_its_class():
+    codes = {int(code) for code in re.findall(r"^\| (-32\d{3}) \|", CONTRACT, re.MULTILINE)}
+    assert codes == {code for code in BY_CODE if not -32700 <= code <= -32600}
