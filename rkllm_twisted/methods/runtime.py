@@ -82,7 +82,7 @@ class RuntimeMethods:
     def init(self, call: Call, params: InitParams) -> Deferred[Answer]:
         """Load a model, in the place of the one that is loaded."""
         if params.callback is not None:
-            raise NotSupported("$.callback: expected null", needs="C callbacks, which cannot cross a socket")
+            raise NotSupported("callback is not null", needs="C callbacks, which cannot cross a socket")
         self._scheduler.checkRoom()
         param = completed(params.param, self._backend.createDefaultParam())
         checkParam(param, given=params.param)

@@ -27,7 +27,7 @@ from importlib.util import find_spec
 from rkllm_twisted.backends.llamacpp.providers import NoProvider, findProvider
 from rkllm_twisted.interfaces import IRuntime
 
-MAX_THREADS = 256
+MAX_THREADS = 256  # of the 512 that ggml allows
 MAX_SEED = 2**32 - 2  # llama.cpp reads the largest uint32 as "take a random one"
 
 
@@ -46,21 +46,23 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
     """The runtime for ``llamacpp:key=value:…``.
 
     Args:
-        options: ``threads``, how many threads compute (default: half the cores that this process may use, at least 1
-            and at most 8); ``seed``, which makes sampling repeatable from run to run (default: random for each run).
+        options: ``threads``, how many threads compute, at most one for each CPU that this process may use (default:
+            half of them, at least 1 and at most 8); ``seed``, which makes sampling repeatable from run to run (default:
+            random for each run).
 
     Raises:
         ValueError: An option is unknown, or its value is wrong.
     """
     given = dict(options)
-    threads = _integer("threads", given.pop("threads", None), 1, MAX_THREADS)
+    cpus = min(MAX_THREADS, len(os.sched_getaffinity(0)))
+    threads = _integer("threads", given.pop("threads", None), 1, cpus, ", the CPUs that this process may use")
     seed = _integer("seed", given.pop("seed", None), 0, MAX_SEED)
     for name in given:
         raise ValueError(f"llamacpp: unknown option {name!r}, expected threads or seed")
 
     from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
 
-    return LlamaRuntime(threads=threads or defaultThreads(len(os.sched_getaffinity(0))), seed=seed)
+    return LlamaRuntime(threads=threads or defaultThreads(cpus), seed=seed)
 
 
 def defaultThreads(cores: int) -> int:
@@ -73,9 +75,9 @@ def defaultThreads(cores: int) -> int:
     return max(1, min(8, cores // 2))
 
 
-def _integer(name: str, value: str | None, low: int, high: int) -> int | None:
+def _integer(name: str, value: str | None, low: int, high: int, why: str = "") -> int | None:
     if value is None:
         return None
     if not re.fullmatch("[0-9]{1,10}", value) or not low <= int(value) <= high:
-        raise ValueError(f"llamacpp: {name} should be a whole number from {low} to {high}, got {value!r}")
+        raise ValueError(f"llamacpp: {name} should be a whole number from {low} to {high}{why}, got {value!r}")
     return int(value)

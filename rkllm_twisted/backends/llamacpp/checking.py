@@ -36,12 +36,12 @@ def checkParam(param: RKLLMParam) -> None:
     checkFields(param, "$.param")
     checkSampling(samplingOf(param), "$.param")
     if param.extend_param.n_batch > 1:
-        raise NotSupported("$.param.extend_param.n_batch is above 1", needs=Capability.BATCHES.value)
+        raise NotSupported("n_batch above 1", needs=Capability.BATCHES.value)
     if param.extend_param.use_cross_attn:
-        raise NotSupported("$.param.extend_param.use_cross_attn is set", needs=Capability.CROSS_ATTENTION.value)
+        raise NotSupported("use_cross_attn", needs=Capability.CROSS_ATTENTION.value)
     for name in ("img_start", "img_end", "img_content"):
         if getattr(param, name):
-            raise NotSupported(f"$.param.{name} is set", needs=Capability.MULTIMODAL_INPUT.value)
+            raise NotSupported(name, needs=Capability.MULTIMODAL_INPUT.value)
 
 
 def checkContext(name: str, asked: int, limit: int | None) -> None:

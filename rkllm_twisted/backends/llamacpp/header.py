@@ -7,11 +7,15 @@ Those that damage can cause were found by loading thousands of mutated headers: 
 process, would cover faults that nobody knows of yet, but costs a process, twice the loading time and twice the memory
 for every init; whoever takes files from strangers runs the whole backend in a child process.
 
+A file that lacks its end is refused by llama.cpp itself, but it is asked only when the model before it has been freed:
+so the length is looked at here too.
+
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
 
 from __future__ import annotations
 
+import math
 import os
 import stat
 import struct
@@ -25,6 +29,48 @@ SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?
 TOKENS = "tokenizer.ggml.tokens"
 MAX_LAYERS = 512
 """LLAMA_MAX_LAYERS of llama-hparams.h."""
+MAX_TENSORS = 65536
+"""128 for each of the most layers, a bound on the time that a damaged file takes."""
+MAX_DIMENSIONS = 4
+"""GGML_MAX_DIMS of ggml.h."""
+DEFAULT_ALIGNMENT = 32
+"""GGUF_DEFAULT_ALIGNMENT of gguf.h."""
+BLOCKS = {
+    0: (1, 4),  # F32
+    1: (1, 2),  # F16
+    2: (32, 18),  # Q4_0
+    3: (32, 20),  # Q4_1
+    6: (32, 22),  # Q5_0
+    7: (32, 24),  # Q5_1
+    8: (32, 34),  # Q8_0
+    10: (256, 84),  # Q2_K
+    11: (256, 110),  # Q3_K
+    12: (256, 144),  # Q4_K
+    13: (256, 176),  # Q5_K
+    14: (256, 210),  # Q6_K
+    16: (256, 66),  # IQ2_XXS
+    17: (256, 74),  # IQ2_XS
+    18: (256, 98),  # IQ3_XXS
+    19: (256, 50),  # IQ1_S
+    20: (32, 18),  # IQ4_NL
+    21: (256, 110),  # IQ3_S
+    22: (256, 82),  # IQ2_S
+    23: (256, 136),  # IQ4_XS
+    24: (1, 1),  # I8
+    25: (1, 2),  # I16
+    26: (1, 4),  # I32
+    27: (1, 8),  # I64
+    28: (1, 8),  # F64
+    29: (256, 56),  # IQ1_M
+    30: (1, 2),  # BF16
+    34: (256, 54),  # TQ1_0
+    35: (256, 66),  # TQ2_0
+    39: (32, 17),  # MXFP4
+    40: (64, 36),  # NVFP4
+    41: (128, 18),  # Q1_0
+}
+"""How many weights of a type make a block and how many bytes that takes (ggml_blck_size and ggml_type_size of ggml.h).
+The types of what is only computed, Q8_1 and Q8_K, are in no file."""
 PLACE = 600
 """Bytes that each place of a context takes beside the cache itself: 512 for the attention mask of a batch of 256
 tokens, the rest for bookkeeping (measured)."""
@@ -34,6 +80,10 @@ UNUSUAL = ("sliding_window", "lora_rank", ".ssm.", "full_attention_interval", ".
 
 class BadFile(Exception):
     """The file is missing, unreadable or not a model. The message does not name it."""
+
+
+class MissingFile(BadFile):
+    """There is no such file."""
 
 
 @dataclass
@@ -77,7 +127,8 @@ def readHeader(path: str) -> Header:
     """Read and check the header of a file. May block for as long as the disk takes (50 ms for 49152 tokens).
 
     Raises:
-        BadFile: It is missing, a directory, unreadable, not GGUF, cut off, or would end the process in llama.cpp.
+        BadFile: It is a directory, unreadable, not GGUF, cut off, or would end the process in llama.cpp.
+        MissingFile: It is missing.
     """
     try:
         # O_NONBLOCK so that a named pipe nobody writes to cannot hold us; for regular files it means nothing.
@@ -86,6 +137,8 @@ def readHeader(path: str) -> Header:
             if not stat.S_ISREG(status.st_mode):
                 raise BadFile("not a regular file")
             return _Reader(file, status.st_size).header()
+    except FileNotFoundError:
+        raise MissingFile("no such file or directory") from None
     except IsADirectoryError:
         raise BadFile("is a directory") from None
     except OSError as error:
@@ -106,14 +159,36 @@ class _Reader:
         version = self._number("<I")
         if version not in VERSIONS:
             raise BadFile(f"GGUF version {version}, expected 2 or 3")
-        self._number("<Q")  # how many tensors: llama.cpp checks those itself
+        tensors = self._number("<Q")
         header = Header()
         for _ in range(self._count(self._number("<Q"))):
             self._pair(header)
         layers = header.number("block_count")
         if layers is not None and not 1 <= layers <= MAX_LAYERS:
             raise BadFile(f"it says that it has {layers} layers, expected 1 to {MAX_LAYERS}")
+        self._checkLength(tensors, header.values.get("general.alignment", DEFAULT_ALIGNMENT))
         return header
+
+    def _checkLength(self, tensors: int, alignment: object) -> None:
+        if tensors > MAX_TENSORS:
+            raise BadFile(f"it says that it has {tensors} tensors, expected at most {MAX_TENSORS}")
+        if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+            raise BadFile(f"it says that its tensors are aligned to {alignment!r}, expected a power of 2")
+        if not (length := max((self._tensorEnd() for _ in range(tensors)), default=0)):
+            return
+        end = -(-self._file.tell() // alignment) * alignment + length
+        if end > self._size:
+            raise BadFile(f"the file is cut off: it lacks {end - self._size} of its {end} bytes")
+
+    def _tensorEnd(self) -> int:
+        self._string()
+        dimensions = self._number("<I")
+        if dimensions > MAX_DIMENSIONS:
+            raise BadFile(f"a tensor has {dimensions} dimensions, expected at most {MAX_DIMENSIONS}")
+        weights = math.prod(self._number("<Q") for _ in range(dimensions))
+        kind, offset = self._number("<I"), self._number("<Q")
+        block, size = BLOCKS.get(kind, (max(1, weights), 1))  # of an unknown type: a byte for all of them
+        return offset + weights // block * size
 
     def _pair(self, header: Header) -> None:
         key, kind = self._string().decode("utf-8", "replace"), self._number("<I")

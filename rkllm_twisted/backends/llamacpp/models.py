@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rkllm_twisted.backends.llamacpp.header import BadFile, Header, readHeader
+from rkllm_twisted.backends.llamacpp.header import BadFile, Header, MissingFile, readHeader
 from rkllm_twisted.errors import ModelLoadFailed
 
 
@@ -83,8 +83,15 @@ def findModel(name: str) -> ModelFile:
     try:
         header = readHeader(path)
     except BadFile as reason:
-        raise ModelLoadFailed(f"{name}: {reason}") from None
+        hint = _hintAt(name) if isinstance(reason, MissingFile) else ""
+        raise ModelLoadFailed(f"{name}: {reason}{hint}") from None
     return ModelFile(name, path, header, _systemPromptFor(path))
+
+
+def _hintAt(name: str) -> str:
+    if "/" in name or Path(name).suffix:
+        return ""
+    return f"; expected a path or one of the short names: {', '.join(PACKAGED)}"
 
 
 def _systemPromptFor(path: str) -> str | None:

