@@ -212,6 +212,16 @@ class BackendContract:
         assert not receiver.results
 
     @asynchronous
+    async def test_abort_does_not_touch_the_next_run(self, model: IModel) -> None:
+        first, generation = self.start(model, self.LONG_PROMPT)
+        generation.abort()
+        await first.ended
+        second, _ = self.start(model)
+        await second.ended
+        assert second.results
+        assert second.reason != "abort"
+
+    @asynchronous
     async def test_abort_of_the_model(self, model: IModel) -> None:
         receiver, _ = self.start(model, self.LONG_PROMPT)
         model.abort()
