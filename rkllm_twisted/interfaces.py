@@ -76,22 +76,31 @@ class IRuntime(Interface):
 class IRuntimeModel(Interface):
     """A loaded model of a blocking runtime. One thread calls it, `abort` and `prepare` excepted."""
 
-    def run(input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+    def run(input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery) -> str | None:
         """Generate, and return when the generation has ended.
 
         ``onResult`` gets each token with the state NORMAL, or WAITING with ``text`` None while a character is
         unfinished (its text then comes whole, with a later result), and at last one FINISH with ``perf``. What was left
         of an unfinished character comes as U+FFFD in one NORMAL result with ``token_id`` -1 before the FINISH.
 
+        In the mode GET_LOGITS each token's result has the logits from which it was chosen: the first a row for each
+        token of the prompt, the others one row. In GET_LAST_HIDDEN_LAYER a row for each token of the prompt comes, and
+        no more than one token is generated.
+
+        ``delivery`` bounds the tensors (`Delivery.checkTensors`).
+
         Returns:
             Why it ended: ``"stop"``, ``"length"`` or ``"abort"``; None where the runtime does not tell.
 
         Raises:
             PromptTooLong: Before any result.
+            ResultTooLarge: Before any result.
             RuntimeCallFailed: The runtime failed; the results so far stand.
         """
 
-    def runBatch(inputs: list[RKLLMInput], inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+    def runBatch(
+        inputs: list[RKLLMInput], inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery
+    ) -> str | None:
         """As `run`, for as many inputs as the model's ``n_batch``; each result has its ``batch_index``, one FINISH ends
         them all.
         """

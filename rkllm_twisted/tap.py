@@ -19,7 +19,7 @@ from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import AddressUnusable, HeldPath, serverEndpoint, unixPath
 from rkllm_twisted.server import MAX_BACKLOG
 from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
-from rkllm_twisted.wire.streams import MAX_REPLY
+from rkllm_twisted.values import MAX_REPLY
 
 
 class Options(usage.Options):

@@ -15,6 +15,7 @@ from typing import Annotated, ClassVar, Literal
 
 from msgspec import Meta, Struct
 
+from rkllm_twisted.errors import ResultTooLarge
 from rkllm_twisted.ranges import MAX_FLOAT, Count, Flag, Float, Int32, Name, Path, Size, Text, UInt32
 
 TopP = Annotated[float, Meta(gt=0, le=1)]
@@ -361,8 +362,8 @@ class RKLLMCrossAttnParam(Value, frozen=True):
     """Tokens of the encoder."""
 
 
-class Delivery(Value, frozen=True):
-    """How one run is delivered over the wire (W-OPTIONS); a backend needs it where it spells results itself."""
+class DeliveryOptions(Value, frozen=True):
+    """How one run is delivered over the wire (W-OPTIONS)."""
 
     stream: Literal["lines", "progress", "whole"] = "lines"
     """One line for each result; or each as a notification, then the whole; or the whole in one response."""
@@ -372,6 +373,44 @@ class Delivery(Value, frozen=True):
     """All rows of a tensor, or the last of each result."""
     deadline: Annotated[float, Meta(gt=0)] | None = None
     """Seconds from the arrival of the request to its last line; without it there is no limit."""
+
+
+MAX_REPLY = 256 * 2**20
+"""The longest result with tensors in it, in bytes, unless another limit is given."""
+
+
+class Delivery(Struct, frozen=True):
+    """How one run is delivered, for whoever makes its results: what may be left out, and what would be too long.
+
+    A backend that makes tensors asks `checkTensors` before it computes them. It need not look at ``rows``: what it makes
+    and nobody wants is left out later.
+    """
+
+    stream: Literal["lines", "progress", "whole"] = "lines"
+    tensors: Literal["json", "base64"] = "json"
+    rows: Literal["all", "last"] = "all"
+    maxReply: int = MAX_REPLY
+    """The longest result with tensors in it, in bytes as it is spelled."""
+
+    def checkTensors(self, size: int) -> None:
+        """Refuse tensors that would be too long, before they are spelled.
+
+        Args:
+            size: In bytes of float32. As JSON, a number of four bytes takes two characters at least; as base64, 5.3.
+
+        Raises:
+            ResultTooLarge: Whatever the numbers are.
+        """
+        self.checkReply(size // 2 if self.tensors == "json" else size * 4 // 3)
+
+    def checkReply(self, size: int) -> None:
+        """Refuse a result of so many bytes.
+
+        Raises:
+            ResultTooLarge: It is too long.
+        """
+        if size > self.maxReply:
+            raise ResultTooLarge(f"{size} bytes, the limit is {self.maxReply}", bytes=size, limit=self.maxReply)
 
 
 class RKLLMResultLastHiddenLayer(Struct, frozen=True):

@@ -18,6 +18,7 @@ from rkllm_twisted.errors import NotSupported
 from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     Capability,
+    Delivery,
     RKLLMCrossAttnParam,
     RKLLMInferParam,
     RKLLMInput,
@@ -180,7 +181,7 @@ class OptionalFunctions:
 class RuntimeModel(OptionalFunctions):
     """A base for models of blocking runtimes. Subclasses define `run`, `abort`, `destroy` and what else they can do."""
 
-    def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+    def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery) -> str | None:
         raise NotImplementedError(f"{type(self).__name__} must define run")
 
     def abort(self) -> None:

@@ -132,14 +132,14 @@ class ThreadedModel:
     ) -> IGeneration:
         """See `IModel`."""
         self._refuse([input], inferParam)
-        return self._start(receiver, lambda onResult: self._model.run(input, inferParam, onResult))
+        return self._start(receiver, lambda onResult: self._model.run(input, inferParam, onResult, delivery))
 
     def runBatch(
         self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`."""
         self._refuse(inputs, inferParam)
-        return self._start(receiver, lambda onResult: self._model.runBatch(inputs, inferParam, onResult))
+        return self._start(receiver, lambda onResult: self._model.runBatch(inputs, inferParam, onResult, delivery))
 
     def _refuse(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
         if self._destruction is not None:

@@ -18,7 +18,7 @@ from rkllm_twisted.client.connection import MAX_LINE, ClientConnection
 from rkllm_twisted.client.exchange import Exchange
 from rkllm_twisted.client.results import ResultStream, StreamResult, decodeStreamResult
 from rkllm_twisted.values import (
-    Delivery,
+    DeliveryOptions,
     InputType,
     RKLLMCrossAttnParam,
     RKLLMInferParam,
@@ -160,7 +160,7 @@ class RKLLMClient:
         self,
         input: Input,
         inferParam: RKLLMInferParam | Fields | None = None,
-        delivery: Delivery | Fields | None = None,
+        delivery: DeliveryOptions | Fields | None = None,
     ) -> ResultStream[StreamResult]:
         """Generate: ``async for result in client.run("Why is the sky blue?")``.
 
@@ -181,7 +181,7 @@ class RKLLMClient:
         self,
         input: Input,
         inferParam: RKLLMInferParam | Fields | None = None,
-        delivery: Delivery | Fields | None = None,
+        delivery: DeliveryOptions | Fields | None = None,
     ) -> ResultStream[StreamResult]:
         """Generate with ``rkllm.run_async``. As `run`; its acknowledgement is not among the results."""
         exchange = self._generate("rkllm.run_async", input, inferParam, delivery)

@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 from rkllm_twisted.ranges import Flag, Path, Size, Text
 from rkllm_twisted.values import (
-    Delivery,
+    DeliveryOptions,
     RKLLMCrossAttnParam,
     RKLLMInferParam,
     RKLLMInput,
@@ -36,7 +36,7 @@ class RunParams(Struct, frozen=True):
     """What to answer: an array of ``n_batch`` inputs where that is above 1."""
     rkllm_infer_params: RKLLMInferParam | None = None
     """How to infer."""
-    userdata: Delivery | None = None
+    userdata: DeliveryOptions | None = None
     """How this call is delivered (W-OPTIONS)."""
 
 

@@ -18,9 +18,11 @@ from rkllm_twisted.methods.runs import Errand, Run
 from rkllm_twisted.methods.table import Answer, Method, NoParams
 from rkllm_twisted.scheduling.scheduler import Scheduler
 from rkllm_twisted.values import (
+    MAX_REPLY,
     CallState,
     CPUMask,
     Delivery,
+    DeliveryOptions,
     InferMode,
     InputType,
     RKLLMInferParam,
@@ -28,7 +30,7 @@ from rkllm_twisted.values import (
     samplingOf,
 )
 from rkllm_twisted.wire.connection import Call
-from rkllm_twisted.wire.streams import MAX_REPLY, LineStream, openStream
+from rkllm_twisted.wire.streams import LineStream, openStream
 
 
 class RuntimeMethods:
@@ -106,14 +108,14 @@ class RuntimeMethods:
 
     def run(self, call: Call, params: RunParams) -> None:
         """Generate; the answer is a stream whose first line is data."""
-        delivery, inputs = _delivery(params), _wholeInputs(params)
+        delivery, inputs = self._delivery(params), _wholeInputs(params)
         self._scheduler.checkRoom()
-        self._enter(call, params, inputs, delivery, openStream(call, delivery, self._maxReply))
+        self._enter(call, params, inputs, delivery, openStream(call, delivery))
 
     def runAsync(self, call: Call, params: RunParams) -> None:
         """Generate; the answer is an acknowledgement as soon as the run has its place in the line, then the stream."""
-        delivery, inputs = _delivery(params), _wholeInputs(params)
-        stream = openStream(call, delivery, self._maxReply)
+        delivery, inputs = self._delivery(params), _wholeInputs(params)
+        stream = openStream(call, delivery)
         self._scheduler.checkRoom()
         stream.acknowledge("run accepted")
         self._enter(call, params, inputs, delivery, stream)
@@ -136,7 +138,11 @@ class RuntimeMethods:
         run = Run(call, stream, start, self._ended)
         self._runs[run] = None
         call.cancelled = run.abort
-        run.enter(self._scheduler, delivery.deadline)
+        run.enter(self._scheduler, None if params.userdata is None else params.userdata.deadline)
+
+    def _delivery(self, params: RunParams) -> Delivery:
+        options = DeliveryOptions() if params.userdata is None else completed(params.userdata)
+        return Delivery(options.stream, options.tensors, options.rows, self._maxReply)
 
     def _checkBatch(self, call: Call, delivery: Delivery, inputs: list[RKLLMInput]) -> None:
         """A run has as many inputs as its model was loaded for (W-NBATCH)."""
@@ -209,10 +215,6 @@ class RuntimeMethods:
         call = None if turn is None else turn.subject
         if isinstance(call, Call) and all(run.call is not call for run in self._runs):
             call.fail(ShuttingDown())
-
-
-def _delivery(params: RunParams) -> Delivery:
-    return Delivery() if params.userdata is None else completed(params.userdata)
 
 
 def _wholeInputs(params: RunParams) -> list[RKLLMInput]:

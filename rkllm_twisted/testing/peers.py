@@ -19,7 +19,7 @@ from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import makeTable
 from rkllm_twisted.scheduling.scheduler import Scheduler
 from rkllm_twisted.server import ServerFactory, ServerProtocol
-from rkllm_twisted.wire.streams import MAX_REPLY
+from rkllm_twisted.values import MAX_REPLY
 
 
 @implementer(ISystemHandle)

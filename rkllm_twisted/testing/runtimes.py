@@ -14,6 +14,7 @@ from rkllm_twisted.interfaces import IRuntime, IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     CallState,
     Capability,
+    Delivery,
     RKLLMInferParam,
     RKLLMInput,
     RKLLMParam,
@@ -85,7 +86,7 @@ class ScriptedRuntimeModel(RuntimeModel):
         """See `IRuntimeModel`."""
         self._isAborted.clear()
 
-    def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+    def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery) -> str | None:
         """See `IRuntimeModel`."""
         self._called("run")
         limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit

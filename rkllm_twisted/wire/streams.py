@@ -22,9 +22,6 @@ from rkllm_twisted.values import (
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode, errorObject
 
-MAX_REPLY = 256 * 2**20
-"""The longest result with tensors in it, in bytes, unless another limit is given."""
-
 _NO_TENSORS = (
     b',"last_hidden_layer":{"hidden_states":null,"embd_size":0,"num_tokens":0}'
     b',"logits":{"logits":null,"vocab_size":0,"num_tokens":0}'
@@ -38,14 +35,13 @@ class Spelling:
     """Results as the JSON of W-STREAM.
 
     Args:
-        delivery: How tensors are spelled, and which of their rows.
-        maxReply: The longest result with tensors in it, in bytes.
+        delivery: How tensors are spelled, which of their rows, and the longest result with tensors in it.
     """
 
-    def __init__(self, delivery: Delivery, maxReply: int) -> None:
+    def __init__(self, delivery: Delivery) -> None:
         self.rows = delivery.rows
-        self._tensors = delivery.tensors
-        self._maxReply = maxReply
+        self.checkTensors = delivery.checkTensors
+        self._delivery = delivery
 
     def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
         """A result.
@@ -84,7 +80,7 @@ class Spelling:
             }
         )
         if states is not None or values is not None:
-            self._check(len(body))
+            self._delivery.checkReply(len(body))
         return body
 
     def _tensor(self, data: bytes | None, rows: int, width: int) -> tuple[object, int]:
@@ -94,24 +90,9 @@ class Spelling:
         if self.rows == "last" and rows > 1:
             data, rows = data[-4 * width :], 1
         self.checkTensors(len(data))
-        if self._tensors == "json":
+        if self._delivery.tensors == "json":
             return array("f", data).tolist(), rows
         return {"dtype": "<f4", "shape": [rows, width], "data": _base64(data)}, rows
-
-    def checkTensors(self, size: int) -> None:
-        """Refuse tensors that would be too long, before they are spelled.
-
-        Args:
-            size: In bytes. As JSON, a number of four bytes takes two characters at least; as base64, 5.3.
-
-        Raises:
-            ResultTooLarge: Whatever the numbers are.
-        """
-        self._check(size // 2 if self._tensors == "json" else size * 4 // 3)
-
-    def _check(self, size: int) -> None:
-        if size > self._maxReply:
-            raise ResultTooLarge(f"{size} bytes, the limit is {self._maxReply}", bytes=size, limit=self._maxReply)
 
 
 def _base64(data: bytes) -> str:
@@ -225,10 +206,10 @@ class ProgressStream(WholeStream):
 _STREAMS = {"lines": LineStream, "progress": ProgressStream, "whole": WholeStream}
 
 
-def openStream(call: Call, delivery: Delivery, maxReply: int = MAX_REPLY) -> LineStream:
+def openStream(call: Call, delivery: Delivery) -> LineStream:
     """The stream that a call asked for; inside a batch it is whole, whatever was asked."""
     kind = _STREAMS["whole" if call.batch is not None else delivery.stream]
-    return kind(call, Spelling(delivery, maxReply))
+    return kind(call, Spelling(delivery))
 
 
 class Joined:

@@ -139,13 +139,13 @@ async def test_callback_from_a_thread_of_the_runtime():
             model = super().init(param)
             run = model.run
 
-            def inAnotherThread(input, inferParam, onResult):
+            def inAnotherThread(input, inferParam, onResult, delivery):
                 def report(result, state):
                     thread = threading.Thread(target=onResult, args=(result, state))
                     thread.start()
                     thread.join()
 
-                return run(input, inferParam, report)
+                return run(input, inferParam, report, delivery)
 
             model.run = inAnotherThread
             return model
@@ -166,7 +166,7 @@ async def test_late_callback_is_dropped():
         def init(self, param):
             model = super().init(param)
             run = model.run
-            model.run = lambda input, inferParam, onResult: (late.append(onResult), run(input, inferParam, onResult))[1]
+            model.run = lambda *args: (late.append(args[2]), run(*args))[1]
             return model
 
     model = await load(Late())

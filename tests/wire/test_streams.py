@@ -26,14 +26,16 @@ NORMAL = CallState.RKLLM_RUN_NORMAL
 def stream():
     written = []
     [call] = Connection(written.append, lambda: None).receive(b'{"jsonrpc":"2.0","id":1,"method":"m"}')
-    return LineStream(call, Spelling(Delivery(), 1000)), written
+    return LineStream(call, Spelling(Delivery(maxReply=1000))), written
 
 
 def test_ready_made_line_has_all_that_the_long_way_has():
     """W-STREAM: the fields and their order."""
-    short = msgspec.json.decode(Spelling(Delivery(), 1000).result(RKLLMResult(text='"\n🦊', token_id=7), NORMAL))
+    short = msgspec.json.decode(Spelling(Delivery(maxReply=1000)).result(RKLLMResult(text='"\n🦊', token_id=7), NORMAL))
     long = msgspec.json.decode(
-        Spelling(Delivery(), 1000).result(RKLLMResult(text='"\n🦊', token_id=7, logits=RKLLMResultLogits()), NORMAL)
+        Spelling(Delivery(maxReply=1000)).result(
+            RKLLMResult(text='"\n🦊', token_id=7, logits=RKLLMResultLogits()), NORMAL
+        )
     )
     assert short == long
     assert list(short) == ["text", "token_id", "last_hidden_layer", "logits", "perf", "_callback_state"]
@@ -43,7 +45,7 @@ def test_ready_made_line_has_all_that_the_long_way_has():
 def test_waiting_has_no_text():
     """W-STREAM."""
     spelled = msgspec.json.decode(
-        Spelling(Delivery(), 1000).result(RKLLMResult(token_id=7), CallState.RKLLM_RUN_WAITING)
+        Spelling(Delivery(maxReply=1000)).result(RKLLMResult(token_id=7), CallState.RKLLM_RUN_WAITING)
     )
     assert (spelled["text"], spelled["_callback_state"]) == (None, 1)
 
@@ -55,13 +57,16 @@ def test_tensors_are_flat_rows():
         logits=RKLLMResultLogits(logits=rows, vocab_size=2, num_tokens=2),
         last_hidden_layer=RKLLMResultLastHiddenLayer(hidden_states=rows, embd_size=4, num_tokens=1),
     )
-    spelled = msgspec.json.decode(Spelling(Delivery(), 1000).result(result, NORMAL))
+    spelled = msgspec.json.decode(Spelling(Delivery(maxReply=1000)).result(result, NORMAL))
     assert spelled["logits"] == {"logits": [0.5, 1.5, -2.0, 0.25], "vocab_size": 2, "num_tokens": 2}
     assert spelled["last_hidden_layer"] == {"hidden_states": [0.5, 1.5, -2.0, 0.25], "embd_size": 4, "num_tokens": 1}
 
 
 def test_encoded_result_is_not_touched():
-    assert Spelling(Delivery(), 1000).result(EncodedResult(b'{ "as" : "it came" }'), NORMAL) == b'{ "as" : "it came" }'
+    assert (
+        Spelling(Delivery(maxReply=1000)).result(EncodedResult(b'{ "as" : "it came" }'), NORMAL)
+        == b'{ "as" : "it came" }'
+    )
 
 
 def test_failure_before_any_data_is_an_error():
@@ -100,7 +105,7 @@ class Spoken:
         self.written = []
         line = b'{"jsonrpc":"2.0","id":"a","method":"m"}'
         [call] = Connection(self.written.append, lambda: None).receive(b"[%b]" % line if batch else line)
-        self.stream = openStream(call, Delivery(**delivery), maxReply)
+        self.stream = openStream(call, Delivery(**delivery, maxReply=maxReply))
 
     def messages(self):
         return [msgspec.json.decode(line) for line in self.written]

@@ -21,6 +21,7 @@ from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, P
 from rkllm_twisted.interfaces import IRuntime, IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     Capability,
+    Delivery,
     InputType,
     RKLLMExtendParam,
     RKLLMInferParam,
@@ -136,7 +137,9 @@ class LlamaModel(RuntimeModel):
         bos, eos = loaded.specialText()
         self._template = ChatTemplate(loaded.chatTemplate, bos=bos, eos=eos, systemPrompt=systemPrompt)
 
-    def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult) -> str | None:
+    def run(
+        self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery = Delivery()
+    ) -> str | None:
         """See `IRuntimeModel.run`. Each run starts with an empty context; a full context ends it with ``"length"``.
 
         The end token is reported like any other, without text if ``skip_special_token`` is set (measured on runtime

@@ -31,7 +31,7 @@ class ShoutingModel(RuntimeModel):
     def __init__(self, mark):
         self._mark = mark
 
-    def run(self, input, inferParam, onResult):
+    def run(self, input, inferParam, onResult, delivery):
         onResult(RKLLMResult(text=input.prompt_input.upper() + self._mark, token_id=1), CallState.RKLLM_RUN_NORMAL)
         onResult(RKLLMResult(), CallState.RKLLM_RUN_FINISH)
         return "stop"
