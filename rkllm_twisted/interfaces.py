@@ -92,9 +92,10 @@ class IRuntimeModel(Interface):
         Returns:
             Why it ended: ``"stop"``, ``"length"`` or ``"abort"``; None where the runtime does not tell.
 
+        With ``keep_history`` it goes on behind the runs before it that kept their history, without it begins anew.
+
         Raises:
-            PromptTooLong: Before any result.
-            ResultTooLarge: Before any result.
+            InvalidParams, PromptTooLong, ResultTooLarge: Before any result.
             RuntimeCallFailed: The runtime failed; the results so far stand.
         """
 
@@ -122,25 +123,42 @@ class IRuntimeModel(Interface):
         """Free the model. Nothing is called afterwards."""
 
     def loadLora(adapter: RKLLMLoraAdapter) -> None:
-        """Load a LoRA adapter under its name."""
+        """Load a LoRA adapter under its name.
+
+        Raises:
+            InvalidParams: The name is in use.
+            RuntimeCallFailed: The file cannot be used with this model.
+        """
 
     def loadPromptCache(path: str) -> None:
-        """Load a prompt cache file."""
+        """Load a prompt cache file, for the prompts of later runs that begin as it does.
+
+        Raises:
+            RuntimeCallFailed: It is missing, damaged, or of another model.
+        """
 
     def releasePromptCache() -> None:
-        """Let go of the loaded prompt cache."""
+        """Let go of the loaded prompt cache, if there is one."""
 
     def clearKVCache(keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> None:
-        """Clear the KV cache, whole or the given ranges (start included, end excluded, in tokens)."""
+        """Clear the KV cache, whole or the given ranges (start included, end excluded, in tokens).
+
+        Raises:
+            InvalidParams: A range is not one of what is in the cache.
+        """
 
     def getKVCacheSize() -> list[int]:
         """Tokens in the KV cache, one number for each batch."""
 
     def setChatTemplate(systemPrompt: str, promptPrefix: str, promptPostfix: str) -> None:
-        """Replace the model's chat template; three empty strings send prompts as they are."""
+        """Replace the model's chat template; three empty strings send prompts as they are. Clears the KV cache."""
 
     def setFunctionTools(systemPrompt: str, tools: str, toolResponse: str) -> None:
-        """Offer functions (a JSON text) to the model."""
+        """Offer functions (a JSON text) to the model. Clears the KV cache.
+
+        Raises:
+            InvalidParams: ``tools`` is not what the runtime takes.
+        """
 
     def setCrossAttnParams(params: RKLLMCrossAttnParam) -> None:
         """Set the encoder's output for cross attention."""

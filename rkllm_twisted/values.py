@@ -382,8 +382,8 @@ MAX_REPLY = 256 * 2**20
 class Delivery(Struct, frozen=True):
     """How one run is delivered, for whoever makes its results: what may be left out, and what would be too long.
 
-    A backend that makes tensors asks `checkTensors` before it computes them. It need not look at ``rows``: what it makes
-    and nobody wants is left out later.
+    A backend that makes tensors asks `checkTensors` before it computes them. It need not look at ``rows``: what nobody
+    wants is left out later.
     """
 
     stream: Literal["lines", "progress", "whole"] = "lines"
@@ -470,6 +470,15 @@ class EncodedResult(Struct, frozen=True):
     """The JSON object of W-STREAM, ``_callback_state`` included."""
 
 
+KINDS = {
+    InputType.RKLLM_INPUT_PROMPT: Capability.PROMPT_INPUT,
+    InputType.RKLLM_INPUT_TOKEN: Capability.TOKEN_INPUT,
+    InputType.RKLLM_INPUT_EMBED: Capability.EMBED_INPUT,
+    InputType.RKLLM_INPUT_MULTIMODAL: Capability.MULTIMODAL_INPUT,
+}
+"""What each type of input needs a backend to be capable of."""
+
+
 def samplingOf(param: RKLLMParam) -> RKLLMSamplingParam:
     """The sampling parameters among those a model was loaded with."""
     return RKLLMSamplingParam(**{name: getattr(param, name) for name in RKLLMSamplingParam.__struct_fields__})
@@ -485,12 +494,6 @@ def needs(input: RKLLMInput, inferParam: RKLLMInferParam) -> frozenset[Capabilit
     Returns:
         The capabilities, none for what every backend must do.
     """
-    kinds = {
-        InputType.RKLLM_INPUT_PROMPT: Capability.PROMPT_INPUT,
-        InputType.RKLLM_INPUT_TOKEN: Capability.TOKEN_INPUT,
-        InputType.RKLLM_INPUT_EMBED: Capability.EMBED_INPUT,
-        InputType.RKLLM_INPUT_MULTIMODAL: Capability.MULTIMODAL_INPUT,
-    }
     asked = {
         Capability.GET_LOGITS: inferParam.mode is InferMode.RKLLM_INFER_GET_LOGITS,
         Capability.GET_LAST_HIDDEN_LAYER: inferParam.mode is InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER,
@@ -501,4 +504,4 @@ def needs(input: RKLLMInput, inferParam: RKLLMInferParam) -> frozenset[Capabilit
         Capability.KEEP_HISTORY: bool(inferParam.keep_history),
         Capability.MAX_NEW_TOKENS_PER_RUN: inferParam.max_new_tokens > 0,
     }
-    return frozenset({kinds[input.input_type], *(capability for capability, is_asked in asked.items() if is_asked)})
+    return frozenset({KINDS[input.input_type], *(capability for capability, is_asked in asked.items() if is_asked)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from msgspec import structs
 from twisted.internet.defer import Deferred
 
+from rkllm_twisted.interfaces import IModel
 from rkllm_twisted.methods.checks import checkCrossAttention, checkLora, checkPromptCache, checkRanges
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.held import HeldModel, success
@@ -67,7 +68,14 @@ class FunctionMethods:
         """Clear the KV cache, whole or in ranges."""
         keep = bool(params.keep_system_prompt)
         ranges = checkRanges(params.start_pos, params.end_pos)
-        done = self._held.withModel(call, lambda model: model.clearKVCache(keep, ranges))
+
+        def clear(model: IModel) -> Deferred[None]:
+            # Places in the history of another mean nothing to this client: all of it goes.
+            history = self._held.history
+            done = model.clearKVCache(keep, None if history.isAnothers(call.connection) else ranges)
+            return done.addCallback(lambda _: history.cleared(call.connection))
+
+        done = self._held.withModel(call, clear)
         return done.addCallback(lambda _: success("KV cache cleared", keep_system_prompt=keep))
 
     def getKVCacheSize(self, call: Call, params: NoParams) -> Deferred[Answer]:
@@ -79,7 +87,7 @@ class FunctionMethods:
         """Replace the model's chat template."""
         parts = structs.asdict(params)
         done = self._held.withModel(call, lambda model: model.setChatTemplate(*parts.values()))
-        return done.addCallback(lambda _: self._choose("chat template", parts))
+        return done.addCallback(lambda _: self._choose(call, "chat template", parts))
 
     def setFunctionTools(self, call: Call, params: FunctionToolsParams) -> Deferred[Answer]:
         """Offer functions to the model."""
@@ -87,10 +95,11 @@ class FunctionMethods:
         done = self._held.withModel(
             call, lambda model: model.setFunctionTools(params.system_prompt, tools, params.tool_response_str)
         )
-        return done.addCallback(lambda _: self._choose("function tools", structs.asdict(params)))
+        return done.addCallback(lambda _: self._choose(call, "function tools", structs.asdict(params)))
 
-    def _choose(self, what: str, values: dict[str, object]) -> Answer:
-        """A template or tools have been set; with both, the runtime leaves one out (W-TOOLS)."""
+    def _choose(self, call: Call, what: str, values: dict[str, object]) -> Answer:
+        """A template or tools have been set, which clears the cache; with both, one is left out (W-TOOLS)."""
+        self._held.history.cleared(call.connection)
         self._held.chosen.add(what)
         both = ", but with a chat template of one's own the runtime does not inject the tools"
         return success(f"{what} set{both if len(self._held.chosen) > 1 else ''}", **values)

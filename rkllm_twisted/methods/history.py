@@ -46,6 +46,16 @@ class History:
             return succeed(None)
         return maybeDeferred(model.clearKVCache, False, None)
 
+    def isAnothers(self, connection: Connection) -> bool:
+        """Whether what is in the cache is the history of another connection."""
+        return self._owner not in (None, connection)
+
+    def cleared(self, connection: Connection) -> None:
+        """A connection has cleared the cache, or done what clears it."""
+        if self._owner not in (None, connection):
+            self._lost.add(self._owner)
+            self._owner = self._last = None
+
     def lossOf(self, connection: Connection, keeps: bool) -> dict[str, object]:
         """What the finish line of a run says of the history that was lost before it; says it once."""
         if not keeps or connection not in self._lost:

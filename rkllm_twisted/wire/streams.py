@@ -6,6 +6,8 @@ import base64
 import sys
 from array import array
 
+from msgspec import Raw
+
 from rkllm_twisted.errors import Cancelled, ResultTooLarge, RKLLMError
 from rkllm_twisted.values import (
     NO_HIDDEN_STATES,
@@ -22,6 +24,8 @@ from rkllm_twisted.values import (
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode, errorObject
 
+PART = 2**18
+"""The bytes of a tensor that are spelled at a time."""
 _NO_TENSORS = (
     b',"last_hidden_layer":{"hidden_states":null,"embd_size":0,"num_tokens":0}'
     b',"logits":{"logits":null,"vocab_size":0,"num_tokens":0}'
@@ -91,8 +95,18 @@ class Spelling:
             data, rows = data[-4 * width :], 1
         self.checkTensors(len(data))
         if self._delivery.tensors == "json":
-            return array("f", data).tolist(), rows
+            return self._numbers(data), rows
         return {"dtype": "<f4", "shape": [rows, width], "data": _base64(data)}, rows
+
+    def _numbers(self, data: bytes) -> Raw:
+        """A tensor as a JSON array. In parts: as objects of Python all its numbers would take 8 times their bytes."""
+        parts, size = [], 0
+        for start in range(0, len(data), PART):
+            part = encode(array("f", data[start : start + PART]).tolist())[1:-1]
+            parts.append(part)
+            size += len(part)
+            self._delivery.checkReply(size)
+        return Raw(b"[%b]" % b",".join(parts))
 
 
 def _base64(data: bytes) -> str:

@@ -5,14 +5,23 @@ is compiled. Importing this package is light: cffi, jinja2 and the shared object
 
 The rooms, from the outside in::
 
-    runtime.py       IRuntime and IRuntimeModel: what a run is
-    checking.py      which parameters are refused, in whose words
+    runtime.py       IRuntime: parameters -> a model
     models.py        the name that a client gives -> a file
     header.py        what the file says of itself, before llama.cpp may see it
-    template.py      a prompt -> the text that the model was trained on
-    generation.py    one run: tokens in, results out
+    checking.py      which parameters are refused, in whose words
+    model.py         IRuntimeModel: the functions of RKLLM
+    inputs.py        the input of a run -> places: tokens, and rows of embeddings
+    prompting.py     a prompt -> a turn, with tools or without
+    template.py      turns -> the text that the model was trained on
+    sequence.py      which places are in the KV cache, and which must be computed
+    generation.py    one run: places in, results out
     sampling.py      logits -> a token
-    loaded.py        a model and its context in C's memory
+    tensors.py       logits and hidden states -> results
+    adapters.py      LoRA adapters by their names
+    promptcache.py   a KV cache -> a file, and back
+    loaded.py        a model in C's memory
+    context.py       its KV caches, and the computation
+    vocabulary.py    text -> tokens -> text
     library.py       the C functions, opened once in a process
     providers.py     which wheel has them
     declarations.py  what they look like

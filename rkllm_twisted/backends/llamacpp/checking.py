@@ -2,7 +2,7 @@
 
 Some are accepted without effect: ``is_async`` (never passed on, by the wire's contract), ``embed_flash`` and
 ``base_domain_id`` (of the NPU), ``enabled_cpus_num`` and ``enabled_cpus_mask`` (which CPUs help the NPU; what computes
-here is the option ``threads``) and ``n_keep`` (a full context ends the run, nothing shifts).
+here is the option ``threads``), ``img_content`` and ``image_content`` (rows take the place of that text).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rkllm_twisted.values import (
 Number = TypeVar("Number", int, float)
 
 ROLES = ("user", "tool")
+NO_CROSS_ATTENTION = "llama.cpp computes an encoder's keys and values itself and cannot be given them"
 
 
 def checkParam(param: RKLLMParam) -> None:
@@ -35,13 +36,8 @@ def checkParam(param: RKLLMParam) -> None:
     """
     checkFields(param, "$.param")
     checkSampling(samplingOf(param), "$.param")
-    if param.extend_param.n_batch > 1:
-        raise NotSupported("n_batch above 1", needs=Capability.BATCHES.value)
     if param.extend_param.use_cross_attn:
-        raise NotSupported("use_cross_attn", needs=Capability.CROSS_ATTENTION.value)
-    for name in ("img_start", "img_end", "img_content"):
-        if getattr(param, name):
-            raise NotSupported(name, needs=Capability.MULTIMODAL_INPUT.value)
+        raise NotSupported(NO_CROSS_ATTENTION, needs=Capability.CROSS_ATTENTION.value)
 
 
 def checkContext(name: str, asked: int, limit: int | None) -> None:
@@ -72,27 +68,31 @@ def checkSampling(sampling: RKLLMSamplingParam, where: str) -> None:
         check(f"{where}.mirostat_eta", sampling.mirostat_eta, "0 or more", lambda value: value >= 0)
 
 
-def checkInput(input: RKLLMInput) -> None:
+def checkInput(input: RKLLMInput, where: str) -> None:
     """Check that the member that ``input_type`` names is there and in itself consistent.
+
+    Args:
+        input: The input.
+        where: Its JSON path.
 
     Raises:
         InvalidParams: It is not.
     """
     member = RKLLMInput.MEMBERS[input.input_type]
     if input.chosen is None:
-        raise InvalidParams(f"$.rkllm_input.{member}: expected a value, as input_type is {input.input_type.name}")
-    if input.input_type is InputType.RKLLM_INPUT_PROMPT and input.role not in ROLES:
-        raise InvalidParams(f'$.rkllm_input.role: expected "user" or "tool", got {input.role!r}')
+        raise InvalidParams(f"{where}.{member}: expected a value, as input_type is {input.input_type.name}")
+    if input.input_type in (InputType.RKLLM_INPUT_PROMPT, InputType.RKLLM_INPUT_MULTIMODAL) and input.role not in ROLES:
+        raise InvalidParams(f'{where}.role: expected "user" or "tool", got {input.role!r}')
 
 
-def tokensOf(input: RKLLMInput, vocabularySize: int) -> list[int]:
+def tokensOf(input: RKLLMInput, vocabularySize: int, where: str) -> list[int]:
     """The ids of a token input. llama.cpp ends the process on an id that the vocabulary has not.
 
     Raises:
         InvalidParams: There are none, fewer than ``n_tokens`` says, or one is unknown.
     """
     assert input.token_input is not None
-    path, given = "$.rkllm_input.token_input", input.token_input
+    path, given = f"{where}.token_input", input.token_input
     length = len(given.input_ids)
     check(f"{path}.n_tokens", given.n_tokens, f"1 to {length}, as input_ids", range(1, length + 1).__contains__)
     ids = given.input_ids[: given.n_tokens]

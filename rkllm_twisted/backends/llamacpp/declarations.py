@@ -26,6 +26,7 @@ typedef struct llama_vocab llama_vocab;
 typedef struct llama_context llama_context;
 typedef struct llama_memory llama_memory;
 typedef struct llama_sampler llama_sampler;
+typedef struct llama_adapter_lora llama_adapter_lora;
 
 typedef bool (*ggml_abort_callback)(void *data);
 typedef void (*ggml_abort_callback_t)(const char *error_message);
@@ -87,6 +88,9 @@ llama_model *llama_model_load_from_file(const char *path_model, llama_model_para
 void llama_model_free(llama_model *model);
 const llama_vocab *llama_model_get_vocab(const llama_model *model);
 int32_t llama_model_n_ctx_train(const llama_model *model);
+int32_t llama_model_n_embd_inp(const llama_model *model);
+int32_t llama_model_n_embd_out(const llama_model *model);
+int llama_model_rope_type(const llama_model *model);
 const char *llama_model_chat_template(const llama_model *model, const char *name);
 bool llama_model_has_encoder(const llama_model *model);
 bool llama_model_has_decoder(const llama_model *model);
@@ -94,10 +98,22 @@ bool llama_model_has_decoder(const llama_model *model);
 llama_context *llama_init_from_model(llama_model *model, llama_context_params params);
 void llama_free(llama_context *ctx);
 llama_memory *llama_get_memory(const llama_context *ctx);
-void llama_memory_clear(llama_memory *mem, bool data);
+bool llama_memory_seq_rm(llama_memory *mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1);
+void llama_memory_seq_add(llama_memory *mem, llama_seq_id seq_id, llama_pos p0, llama_pos p1, llama_pos delta);
+llama_pos llama_memory_seq_pos_max(llama_memory *mem, llama_seq_id seq_id);
+bool llama_memory_can_shift(llama_memory *mem);
+size_t llama_state_seq_get_size(llama_context *ctx, llama_seq_id seq_id);
+size_t llama_state_seq_get_data(llama_context *ctx, uint8_t *dst, size_t size, llama_seq_id seq_id);
+size_t llama_state_seq_set_data(llama_context *ctx, const uint8_t *src, size_t size, llama_seq_id dest_seq_id);
 llama_batch llama_batch_init(int32_t n_tokens, int32_t embd, int32_t n_seq_max);
 void llama_batch_free(llama_batch batch);
 int32_t llama_decode(llama_context *ctx, llama_batch batch);
+float *llama_get_logits(llama_context *ctx);
+void llama_set_embeddings(llama_context *ctx, bool embeddings);
+float *llama_get_embeddings(llama_context *ctx);
+
+llama_adapter_lora *llama_adapter_lora_init(llama_model *model, const char *path_lora);
+int32_t llama_set_adapters_lora(llama_context *ctx, llama_adapter_lora **adapters, size_t n_adapters, float *scales);
 
 int llama_vocab_type(const llama_vocab *vocab);
 int32_t llama_vocab_n_tokens(const llama_vocab *vocab);

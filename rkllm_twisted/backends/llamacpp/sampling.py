@@ -34,9 +34,14 @@ class SamplerChain:
         for sampler in self._samplers(sampling, vocabularySize, RANDOM_SEED if seed is None else seed):
             self._c.llama_sampler_chain_add(self._chain, sampler)
 
-    def sample(self, context: Any) -> int:
-        """Choose the token that follows the last one decoded, whose logits must have been asked for."""
-        token: int = self._c.llama_sampler_sample(self._chain, context, -1)
+    def sample(self, context: Any, row: int) -> int:
+        """Choose the token that follows a place of the last computation, whose logits must have been asked for.
+
+        Args:
+            context: The context.
+            row: Which place of that computation; -1 is the last.
+        """
+        token: int = self._c.llama_sampler_sample(self._chain, context, row)
         return token
 
     def close(self) -> None:

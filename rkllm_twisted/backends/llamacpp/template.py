@@ -14,58 +14,49 @@ from typing import Any
 from rkllm_twisted.errors import InvalidParams, NotSupported
 from rkllm_twisted.values import Capability
 
+Message = dict[str, object]
+"""A turn for a template: ``role`` and ``content``."""
+
 
 class ChatTemplate:
     """The chat template of one model.
 
     Args:
-        source: The Jinja source; None for a model that has none, whose prompts are sent as they are: such a model was
-            trained to continue text, and so does RKLLM before 1.2 with every model.
+        source: The Jinja source.
         bos: The text of the model's token for the beginning of a text.
         eos: The text of its end token.
-        systemPrompt: What the system turn says; None leaves that to the template.
         now: The time, for templates that write the date.
     """
 
     def __init__(
-        self,
-        source: str | None,
-        *,
-        bos: str = "",
-        eos: str = "",
-        systemPrompt: str | None = None,
-        now: Callable[[], datetime] = datetime.now,
+        self, source: str, *, bos: str = "", eos: str = "", now: Callable[[], datetime] = datetime.now
     ) -> None:
         self._source = source
         self._tokens = {"bos_token": bos, "eos_token": eos}
-        self._systemPrompt = systemPrompt
         self._now = now
         self._compiled: Any = None
 
-    def render(self, prompt: str, *, role: str = "user", enableThinking: bool = False) -> str:
-        """One turn, ready to be answered.
+    def render(
+        self, messages: list[Message], *, tools: list[object] | None = None, enableThinking: bool = False
+    ) -> str:
+        """Turns, ready to be answered.
 
         Args:
-            prompt: What the turn says.
-            role: Who says it, ``user`` or ``tool``.
+            messages: The turns.
+            tools: Descriptions of functions that the model may call.
             enableThinking: Given to the template as ``enable_thinking``.
 
         Raises:
-            InvalidParams: The template refuses the turn.
+            InvalidParams: The template refuses the turns.
             NotSupported: The template itself is broken.
         """
-        if self._source is None:
-            return prompt
         import jinja2
 
-        messages = [{"role": role, "content": prompt}]
-        if self._systemPrompt is not None:
-            messages.insert(0, {"role": "system", "content": self._systemPrompt})
         try:
             self._compiled = self._compiled or self._environment().from_string(self._source)
             text: str = self._compiled.render(
                 messages=messages,
-                tools=None,
+                tools=tools,
                 documents=None,
                 add_generation_prompt=True,
                 enable_thinking=enableThinking,

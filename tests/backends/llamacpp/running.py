@@ -10,6 +10,7 @@ from rkllm_twisted.backends.llamacpp.library import Library, theLibrary
 from rkllm_twisted.interfaces import IRuntimeModel
 from rkllm_twisted.values import (
     CallState,
+    Delivery,
     InputType,
     RKLLMInferParam,
     RKLLMInput,
@@ -17,6 +18,8 @@ from rkllm_twisted.values import (
     RKLLMResult,
     RKLLMSamplingParam,
 )
+
+WHOLE = Delivery()
 
 
 class Run:
@@ -29,6 +32,7 @@ class Run:
         inferParam: RKLLMInferParam | None = None,
         onResult: Callable[[RKLLMResult, CallState], None] = lambda result, state: None,
         prepare: bool = True,
+        delivery: Delivery = WHOLE,
     ) -> None:
         self.events: list[tuple[RKLLMResult, CallState]] = []
 
@@ -40,7 +44,7 @@ class Run:
             prompt = RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input=prompt)
         if prepare:
             model.prepare()
-        self.reason = model.run(prompt, inferParam or RKLLMInferParam(), received)
+        self.reason = model.run(prompt, inferParam or RKLLMInferParam(), received, delivery)
 
     @property
     def results(self) -> list[RKLLMResult]:
