@@ -80,6 +80,7 @@ class Context:
         # A computation may have a place of every sequence.
         self._batch = _Batch(library, max(BLOCK, sequences), 0)
         self._rows: _Batch | None = None
+        self._givesHidden = False
 
     def free(self) -> None:
         """Free the room for input. A call that comes too late is then a TypeError and not a read of freed memory."""
@@ -106,7 +107,8 @@ class Context:
         count = len(places)
         batch = self._filled(places)
         batch.c.pos[0:count] = range(position, position + count)
-        batch.c.logits[0:count] = [0] * (count - outputs) + [1] * outputs
+        asked = count if self._givesHidden else outputs  # hidden states are given of every place, asked for or not
+        batch.c.logits[0:count] = [0] * (count - asked) + [1] * asked
         batch.assign([sequence] * count)
         self._decode(batch)
 
@@ -161,6 +163,7 @@ class Context:
 
     def giveHiddenStates(self, isWanted: bool) -> None:
         """Whether the computations from here on give hidden states."""
+        self._givesHidden = isWanted
         self._c.llama_set_embeddings(self.pointer, isWanted)
 
     def useAdapter(self, adapter: Any, scale: float) -> None:

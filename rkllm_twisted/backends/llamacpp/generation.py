@@ -145,18 +145,21 @@ class Generation:
         for strand in going:
             if strand.sequence.isFull:
                 strand.sequence.makeRoom(self._kept(strand.sequence))
-        alone = [strand for strand in going if strand.sequence.pending > 1]
         chosen = {}
-        for strand in alone:  # its places have moved, and this kind of cache had to let go of them
-            strand.sequence.compute(len(strand.sequence.places))
-            chosen[strand] = strand.chain.sample(self._context.pointer, -1)
+        for strand in going:
+            if strand.sequence.pending > 1:  # places have moved, and this kind of cache had to let go of them
+                strand.sequence.compute(len(strand.sequence.places))
+                chosen[strand] = self._choose(strand, -1)
         together = [strand for strand in going if strand not in chosen]
         if together:
             self._step(together)
-            for row, strand in enumerate(together):
-                chosen[strand] = strand.chain.sample(self._context.pointer, row)
-                self._tensors.takeStep(strand.sequence)
+            chosen.update((strand, self._choose(strand, row)) for row, strand in enumerate(together))
         return chosen
+
+    def _choose(self, strand: Strand, row: int) -> int:
+        """The next token of a sequence, out of a row of the last computation."""
+        self._tensors.takeStep(strand.sequence)
+        return strand.chain.sample(self._context.pointer, row)
 
     def _step(self, strands: list[Strand]) -> None:
         sequences = [strand.sequence for strand in strands]

@@ -53,6 +53,10 @@ def load(library: Library, file: ModelFile, *, contextLength: int, threads: int,
         def failed(reason: str) -> ModelLoadFailed:
             return ModelLoadFailed(f"{file.name}: {reason.replace(file.path, file.name)}")
 
+        try:
+            mark = fingerprint(file.path, f"{library.provider.distribution} {library.provider.version}")
+        except OSError as error:
+            raise failed(os.strerror(error.errno or 0).lower()) from None
         c, model = library.c, _loadModel(library, file.path)
         if not model:
             raise failed(reasons())
@@ -72,7 +76,7 @@ def load(library: Library, file: ModelFile, *, contextLength: int, threads: int,
         if not c.llama_get_memory(pointer):
             raise failed("it has no KV cache, so it cannot generate text (an embedding model?)")
         context = Context(library, pointer, model, stop, length=length, sequences=sequences)
-        return Loaded(library, file, model, context, owned.pop_all())
+        return Loaded(library, file, mark, model, context, owned.pop_all())
 
 
 def _loadModel(library: Library, path: str) -> Any:
@@ -127,14 +131,16 @@ class Loaded:
         takesNo: For the inputs that it cannot take, why.
     """
 
-    def __init__(self, library: Library, file: ModelFile, model: Any, context: Context, owned: ExitStack) -> None:
+    def __init__(
+        self, library: Library, file: ModelFile, mark: str, model: Any, context: Context, owned: ExitStack
+    ) -> None:
         self.library = library
         self.context = context
         self.vocabulary = Vocabulary(library, model, file.header.longestToken)
         self.adapters = Adapters(library, model)
+        self.fingerprint = mark
         source = library.c.llama_model_chat_template(model, library.ffi.NULL)
         self.chatTemplate = library.ffi.string(source).decode("utf-8", "replace") if source else None
-        self.fingerprint = fingerprint(file.path, f"{library.provider.distribution} {library.provider.version}")
         self.takesNo = _takesNo(library.c.llama_model_rope_type(model), file.header)
         self._owned = owned
         for part in (self.context, self.vocabulary, self.adapters):
