@@ -24,7 +24,7 @@ class Stopped(Exception):
 
 
 class StopFlag:
-    """Two bytes that llama.cpp looks at between the nodes of a computation. May be used from any thread, at any time."""
+    """Two bytes that llama.cpp looks at between the nodes of a computation. Of any thread, at any time."""
 
     def __init__(self, library: Library) -> None:
         self.bytes = library.ffi.new("char[2]")
