@@ -9,17 +9,14 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends.llamacpp import makeBackend
-from rkllm_twisted.backends.llamacpp.runtime import CAPABILITIES, LlamaRuntime
-from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, RuntimeCallFailed
+from rkllm_twisted.backends.llamacpp.context import BLOCK
+from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
+from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
 from rkllm_twisted.values import (
     CallState,
-    Capability,
-    InferMode,
     InputType,
     RKLLMInferParam,
     RKLLMInput,
-    RKLLMLoraAdapter,
-    RKLLMLoraParam,
     RKLLMTokenInput,
 )
 from tests.backends.llamacpp.running import GREEDY, Run, greedy, recordedLibrary
@@ -127,7 +124,7 @@ class TestEnd:
         assert (len(run.tokens), run.reason) == (12, "length")
 
     def test_last_place_of_the_context_is_used(self, load):
-        run = Run(load(RANDOM, max_context_len=32), tokenInput([5] * 31), greedy())
+        run = Run(load(RANDOM, max_context_len=32, max_new_tokens=-1), tokenInput([5] * 31), greedy())
         assert (len(run.tokens), run.reason) == (1, "length")
 
     @pytest.mark.parametrize("count", [32, 33, 300, 5000])
@@ -169,7 +166,7 @@ class TestPerf:
         run = Run(model, tokenInput([tokenOf(ord("a"))] * 600), greedy(max_new_tokens=2))
         assert run.text == "bc"
         assert sum(batches) == 601
-        assert max(batches) <= 256
+        assert max(batches) <= BLOCK
         model.destroy()
 
 
@@ -270,16 +267,16 @@ class TestAbort:
         """Also a prompt of a single batch stops: the flag is set when llama_decode begins."""
         model = load(RANDOM)
         baseline = Run(model, "hello", greedy(max_new_tokens=20)).tokens
-        feed = model._loaded.feed
+        compute = model._context.compute
 
-        def stopped(tokens):
+        def stopped(*arguments):
             model.abort()
-            return feed(tokens)
+            return compute(*arguments)
 
-        model._loaded.feed = stopped
+        model._context.compute = stopped
         run = Run(model, "a prompt", greedy(max_new_tokens=20))
         assert (run.reason, run.results, run.perf.prefill_tokens) == ("abort", [], 0)
-        model._loaded.feed = feed
+        model._context.compute = compute
         assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == baseline
 
     def test_within_one_token(self, load):
@@ -353,30 +350,33 @@ class TestInput:
             Run(load(RANDOM), prompt)
 
     @pytest.mark.parametrize(
-        ("role", "thinks", "expected"),
+        ("role", "prompt", "thinks", "expected"),
         [
-            ("user", True, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
-            ("user", False, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
+            ("user", "hi", True, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"),
+            ("user", "hi", False, "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"),
             (
                 "tool",
+                "7",
                 True,
-                "<|im_start|>user\n<tool_response>hi</tool_response><|im_end|>\n<|im_start|>assistant\n",
+                "<|im_start|>user\n<tool_response>7</tool_response><|im_end|>\n<|im_start|>assistant\n",
             ),
         ],
     )
-    def test_role_and_thinking_reach_the_template(self, load, monkeypatch, role, thinks, expected):
+    def test_role_and_thinking_reach_the_template(self, load, monkeypatch, role, prompt, thinks, expected):
         model = load(CYCLE)
-        texts = []
-        tokenize = model._loaded.tokenize
-        monkeypatch.setattr(model._loaded, "tokenize", lambda text: texts.append(text) or tokenize(text))
+        texts, vocabulary = [], model._loaded.vocabulary
+        tokenize = vocabulary.tokenize
+        monkeypatch.setattr(
+            vocabulary, "tokenize", lambda text, limit, **how: texts.append(text) or tokenize(text, limit, **how)
+        )
         prompt = RKLLMInput(
-            input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input="hi", role=role, enable_thinking=thinks
+            input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input=prompt, role=role, enable_thinking=thinks
         )
         assert Run(model, prompt, greedy(max_new_tokens=3)).text == "abc"
         assert texts == [expected]
 
     def test_special_tokens_of_the_template_are_tokens(self, load):
-        tokens = load(CYCLE)._loaded.tokenize("<|im_start|>hi<|im_end|>")
+        tokens = load(CYCLE)._loaded.vocabulary.tokenize("<|im_start|>hi<|im_end|>", 100)
         assert tokens == [TURN_START, tokenOf(ord("h")), tokenOf(ord("i")), TURN_END]
 
     @pytest.mark.parametrize("prompt", ["hi", "<|im_start|>hi"])
@@ -392,27 +392,6 @@ class TestInput:
 
     def test_text_beyond_utf8(self, load):
         assert Run(load(CYCLE), "a\0b \ud800 🦊", greedy(max_new_tokens=3)).text == "abc"
-
-
-class TestRefusals:
-    @pytest.mark.parametrize(
-        ("inferParam", "lacking"),
-        [
-            (RKLLMInferParam(keep_history=1), Capability.KEEP_HISTORY),
-            (RKLLMInferParam(mode=InferMode.RKLLM_INFER_GET_LOGITS), Capability.GET_LOGITS),
-            (RKLLMInferParam(mode=InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER), Capability.GET_LAST_HIDDEN_LAYER),
-            (RKLLMInferParam(lora_params=RKLLMLoraParam(lora_adapter_name="x")), Capability.LORA),
-        ],
-    )
-    def test_what_is_lacking_is_named(self, load, inferParam, lacking):
-        assert lacking not in CAPABILITIES
-        with pytest.raises(NotSupported) as caught:
-            Run(load(RANDOM), "x", inferParam)
-        assert caught.value.data == {"needs": lacking.value}
-
-    def test_functions_for_later(self, load):
-        with pytest.raises(NotSupported):
-            load(RANDOM).loadLora(RKLLMLoraAdapter(lora_adapter_path="x", lora_adapter_name="x"))
 
 
 class TestFailures:
@@ -431,9 +410,7 @@ class TestFailures:
             Run(model, "hello", greedy(), onResult)
         assert caught.value.data == {"function": "llama_decode", "status": -3}
         assert len(seen) == 1
-        names = [name for name, _ in library.c.calls]
-        assert "llama_memory_clear" in names[-names[::-1].index("llama_decode") :]
-        assert model._loaded.used == 0
+        assert model.getKVCacheSize() == [model._context.count(0)]
         library.c.answers.clear()
         assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == baseline
         assert library.c.count("llama_sampler_chain_init") == library.c.count("llama_sampler_free") == 3
