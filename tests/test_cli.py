@@ -737,6 +737,71 @@ def test_chatCommands(word: str) -> None:
     assert (cli.status, server.received()) == (0, [])
 
 
+def clearing(cli: Cli, server: SpokenServer) -> object:
+    cli.turn()
+    request = server.request()
+    assert (request["method"], request["params"]) == ("rkllm.clear_kv_cache", [None, True, None, None])
+    return request["id"]
+
+
+def test_chatClears() -> None:
+    cli = Cli("chat", lines=["/clear", "one"])
+    server = cli.connect()
+    id = clearing(cli, server)
+    assert cli.err == ""  # not before it is done
+    server.answer(id, ACKNOWLEDGED)
+    assert cli.err == "what was said is forgotten\n"
+    cli.turn()
+    id, prompt, keepsHistory = asked(server)
+    assert (prompt, keepsHistory) == ("one", 1)
+    server.answer(id, token("1"), finish())
+    cli.turn()
+    assert (cli.out, cli.status) == ("1\n", 0)
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "said"),
+    [
+        (-32000, "model not initialized", "nothing has been said yet\n"),
+        (
+            -32008,
+            "not supported: this needs clear_kv_cache",
+            "rkllm: not supported: this needs clear_kv_cache (-32008)\n",
+        ),
+    ],
+)
+def test_chatThatCannotClear(code: int, message: str, said: str) -> None:
+    cli = Cli("chat", lines=["/clear", "one"])
+    server = cli.connect()
+    server.refuse(clearing(cli, server), code, message)
+    assert cli.err == said
+    cli.turn()
+    assert asked(server)[1] == "one"
+    cli.done.cancel()
+
+
+def test_chatInterruptWhileClearing() -> None:
+    """The daemon may be busy with another's answer."""
+    cli = Cli("chat", lines=["/clear", "one"])
+    server = cli.connect()
+    id = clearing(cli, server)
+    cli.interrupt()
+    cancelled, run = server.received()
+    assert (cancelled["method"], cancelled["params"]) == ("$/cancelRequest", {"id": id})
+    assert cli.err == "interrupted, nothing was forgotten\n"
+    assert run["params"][1]["prompt_input"] == "one"
+    cli.done.cancel()
+
+
+def test_chatEndsWithItsConnectionWhileClearing() -> None:
+    cli = Cli("chat", lines=["/clear", "one"])
+    server = cli.connect()
+    clearing(cli, server)
+    server.hangUp()
+    assert (cli.status, server.received()) == (1, [])
+    assert "connection to the server lost" in cli.err
+
+
 def test_chatWithABackendThatKeepsNoHistory() -> None:
     cli = Cli("chat", lines=["one", "two"])
     server = cli.connect()

@@ -6,9 +6,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
 from os.path import abspath, exists
+from typing import Any
 
 import msgspec
 from msgspec import Struct
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 
@@ -85,6 +87,15 @@ class Answering:
         if self._options.stats and answer.last is not None:
             self._terminal.note(figures(answer.last, answer.firstTokenAfter))
         return answer
+
+    def clearHistory(self) -> Deferred[dict[str, Any]]:
+        """Let the model forget what was said, but for the system prompt.
+
+        Returns:
+            Fires when it has; fails with `errors.ModelNotInitialized` or what else the daemon answers. Cancelling it
+            cancels the request.
+        """
+        return self._client.clearKVCache(True)
 
     async def _load(self) -> None:
         with self._progress(f"loading {self._options.model}"):

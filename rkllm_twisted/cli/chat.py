@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import CancelledError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
@@ -17,8 +18,9 @@ from rkllm_twisted.values import Capability
 
 HELP = """\
 Type a message and Enter. Ctrl-C ends an answer, Ctrl-D leaves.
-/help  this
-/exit  leave"""
+/help   this
+/clear  forget what was said
+/exit   leave"""
 
 
 class Chat:
@@ -79,10 +81,29 @@ class Chat:
     async def _lineTyped(self, line: str) -> None:
         if line == "/help":
             self._terminal.note(HELP)
+        elif line == "/clear":
+            await self._clear()
         elif line.startswith("/"):
             self._terminal.note(f"there is no {line.split()[0]}; /help tells what there is")
         elif line:
             await self._turn(line)
+
+    async def _clear(self) -> None:
+        self._interrupts.forget()
+        clearing = self._answering.clearHistory()
+        try:
+            with self._interrupts.ending(clearing.cancel):
+                await clearing
+        except ConnectionLost:
+            raise
+        except CancelledError:
+            self._terminal.note("interrupted, nothing was forgotten")
+        except ModelNotInitialized:
+            self._terminal.note("nothing has been said yet")
+        except RKLLMError as error:
+            self._terminal.error(sentence(error, "chat"))
+        else:
+            self._terminal.note("what was said is forgotten")
 
     async def _turn(self, prompt: str) -> None:
         self._interrupts.forget()
