@@ -59,7 +59,7 @@ class Prompting:
 
         Raises:
             InvalidParams: ``tools`` is no JSON array of objects.
-            NotSupported: The model has no chat template.
+            NotSupported: The model has no chat template, or one that refuses them.
         """
         known = toolsOf(tools)
         if self._isOwn:
@@ -69,8 +69,13 @@ class Prompting:
             raise NotSupported(reason, needs=Capability.FUNCTION_TOOLS.value)
         system = systemPrompt or self._systemPrompt
         turns = TemplateTurns(self._template, system, self._special[1], known, toolResponse)
-        if not turns.showTools():
-            turns = TemplateTurns(self._template, _withTools(system, known), self._special[1], None, toolResponse)
+        try:
+            if known and not turns.showTools():
+                turns = TemplateTurns(self._template, _withTools(system, known), self._special[1], None, toolResponse)
+            turns.first(QUESTION, "user", False)
+        except InvalidParams as refusal:
+            reason = f"the model's chat template takes no system prompt or no tools ({refusal.detail})"
+            raise NotSupported(reason, needs=Capability.FUNCTION_TOOLS.value) from None
         self.turns = turns
 
     def writer(self, input: RKLLMInput, ended: str | None) -> Callable[[str], str]:
@@ -88,7 +93,7 @@ class Prompting:
 
 def _withTools(systemPrompt: str | None, tools: list[object]) -> str:
     """A system prompt with tools, for a template that shows none by itself."""
-    lines = [json.dumps(tool, ensure_ascii=False) for tool in tools]
+    lines = [_spelled(tool) for tool in tools]
     asked = 'You may call these functions; to call one, answer with {"name": its name, "arguments": {its arguments}}:'
     return "\n".join([*([systemPrompt, ""] if systemPrompt else []), asked, "<tools>", *lines, "</tools>"])
 
@@ -188,9 +193,15 @@ class TemplateTurns:
         return behind.removeprefix(ended) if isShown else text
 
     def system(self) -> str:
-        """See `Turns`. What is the same before a first turn and before a later one belongs to the turns."""
-        first = self.first(QUESTION, "user", False).partition(QUESTION)[0]
-        later = self.next(QUESTION, "user", False, self._eos).partition(QUESTION)[0]
+        """See `Turns`. What is the same before a first turn and before a later one belongs to the turns.
+
+        A template that cannot write them has written no system prompt either.
+        """
+        try:
+            first = self.first(QUESTION, "user", False).partition(QUESTION)[0]
+            later = self.next(QUESTION, "user", False, self._eos).partition(QUESTION)[0]
+        except (InvalidParams, NotSupported):
+            return ""
         shared = 0
         while shared < min(len(first), len(later)) and first[-1 - shared] == later[-1 - shared]:
             shared += 1
@@ -198,8 +209,8 @@ class TemplateTurns:
 
     def showTools(self) -> bool:
         """Whether the template writes the tools somewhere."""
-        shown = TemplateTurns(self._template, None, "", [{"type": "function", "function": {"name": ANSWER}}])
-        return ANSWER in shown.first(QUESTION, "user", False)
+        messages = [*self._system, _message("user", QUESTION)]
+        return self._template.render(messages, tools=self._tools) != self._template.render(messages)
 
     def _render(self, messages: list[Message], thinks: bool) -> str:
         return self._template.render([*self._system, *messages], tools=self._tools, enableThinking=thinks)
@@ -207,15 +218,15 @@ class TemplateTurns:
     def _turn(self, prompt: str, role: str) -> list[Message]:
         if role != "tool":
             return [_message(role, prompt)]
-        results = [result if isinstance(result, str) else json.dumps(result) for result in _results(prompt)]
-        if self._toolResponse and not self._marks(results[0]):
+        results = [result if isinstance(result, str) else _spelled(result) for result in _results(prompt)]
+        if self._toolResponse and not self._marks():
             results = [f"<{self._toolResponse}>\n{result}\n</{self._toolResponse}>" for result in results]
         return [_message("tool", result) for result in results]
 
-    def _marks(self, result: str) -> bool:
+    def _marks(self) -> bool:
         """Whether the template marks the results of functions with the tag by itself."""
         text = self._render([_message("user", QUESTION), _message("tool", ANSWER)], False)
-        return self._toolResponse in text.partition(QUESTION)[2]
+        return self._toolResponse in text.partition(QUESTION)[2].replace(ANSWER, "")
 
 
 def _message(role: str, content: str) -> Message:
@@ -245,9 +256,13 @@ def toolsOf(text: str) -> list[object]:
     return tools
 
 
+def _spelled(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
 def _json(text: str, where: str, expected: str) -> object:
     try:
         value: object = msgspec.json.decode(text)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, RecursionError, UnicodeEncodeError) as error:
         raise InvalidParams(f"{where}: expected {expected}, got {cut(text)} ({error})") from None
     return value

@@ -65,7 +65,9 @@ def test_refusal_of_the_template():
         template.render([{"role": "tool", "content": "x"}])
 
 
-@pytest.mark.parametrize("source", ["{% if %}", "{{ messages[0] + 1 }}", "{{ 1 / 0 }}", "{{ nothing.at.all }}"])
+@pytest.mark.parametrize(
+    "source", ["{% if %}", "{{ messages[0] + 1 }}", "{{ 1 / 0 }}", "{{ nothing.at.all }}", "{{ 5 | dictsort }}"]
+)
 def test_broken(source):
     with pytest.raises(NotSupported, match="chat template is broken") as caught:
         ChatTemplate(source).render(user())
