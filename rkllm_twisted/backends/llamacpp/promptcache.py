@@ -129,7 +129,7 @@ def save(path: str, cache: PromptCache, model: str) -> None:
 
 
 def _replace(path: Path, parts: list[bytes]) -> None:
-    handle, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", dir=path.parent)  # with mode 0600
+    handle, name = tempfile.mkstemp(prefix=".prompt-cache-", dir=path.parent)  # with mode 0600
     try:
         with open(handle, "wb") as file:
             file.writelines(parts)
@@ -153,7 +153,7 @@ def load(path: str, model: str, limit: int) -> PromptCache:
         BadCache: It is missing, unreadable, something else, damaged, of another model, or too long.
     """
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=_withoutWaiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise BadCache("not a regular file")
             if file.read(len(MAGIC)) != MAGIC:
@@ -164,12 +164,19 @@ def load(path: str, model: str, limit: int) -> PromptCache:
     if hashlib.sha256(body).digest() != digest:
         raise BadCache("damaged: its contents are not what was written")
     end = 8 + int.from_bytes(body[:8], "little")
-    described = msgspec.msgpack.decode(body[8:end], type=_Description)
+    try:
+        described = msgspec.msgpack.decode(body[8:end], type=_Description)
+    except msgspec.DecodeError:
+        raise BadCache("not a prompt cache, though it begins like one") from None
     if described.model != model:
         raise BadCache("of another model, or of another release of llama.cpp")
     if len(described.places) >= limit:
         raise BadCache(f"of {len(described.places)} tokens, the context holds {limit} and needs room for one more")
     return PromptCache(list(described.places), described.adapter, body[end:])
+
+
+def _withoutWaiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for somebody to write to it
 
 
 def failed(reason: str) -> RuntimeCallFailed:
