@@ -1,4 +1,9 @@
-"""LoRA adapters: a file into something that runs choose by name."""
+"""LoRA adapters: a file into something that runs choose by name.
+
+llama.cpp reads the values of an adapter without a look at their types, and computes with whatever tensors it brings: a
+few bytes of damage end the process (found by loading every type in the place of every other, and thousands of mutated
+headers). So both are looked at here first.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from rkllm_twisted.backends.llamacpp.header import BadFile, readHeader
+from rkllm_twisted.backends.llamacpp.header import BLOCKS, FLOAT, STRING, BadFile, Header, readHeader
 from rkllm_twisted.backends.llamacpp.library import Library
 from rkllm_twisted.errors import InvalidParams, RuntimeCallFailed
 from rkllm_twisted.ranges import cut, nearest
 from rkllm_twisted.values import RKLLMLoraAdapter, RKLLMLoraParam
+
+KINDS = {"general.architecture": STRING, "adapter.type": STRING, "adapter.lora.alpha": FLOAT}
+"""The values that llama.cpp reads of an adapter, beside ``general.type``, and their types."""
+NUMBERS = frozenset(BLOCKS) - {24, 25, 26, 27, 28}
+"""The types of weights that can be multiplied: not the integers, and not F64."""
 
 
 class Adapter(Struct, frozen=True):
@@ -64,12 +74,10 @@ class Adapters:
                 f"$.lora_adapter.lora_adapter_name: expected a name that is not in use, got {cut(name)!r}"
             )
         try:
-            kind = readHeader(path).values.get("general.type")
+            checkAdapter(readHeader(path))
             digest = _digest(path)
         except (BadFile, OSError) as reason:
             raise _failed(str(reason)) from None
-        if kind != "adapter":
-            raise _failed("the file is no LoRA adapter" + (f": it says that it is a {kind}" if kind else ""))
         with self._library.reasons() as reasons:
             pointer = self._library.c.llama_adapter_lora_init(self._model, os.fsencode(path))
             if not pointer:
@@ -92,6 +100,28 @@ class Adapters:
                 f"({known}), got {cut(name)!r}{nearest(name, self._named)}"
             )
         return self._named[name]
+
+
+def checkAdapter(header: Header) -> None:
+    """Refuse a file over which llama.cpp would end the process, now or in a run.
+
+    Raises:
+        BadFile: It is no adapter, or a damaged one.
+    """
+    kind = header.values.get("general.type")
+    if kind != "adapter":
+        raise BadFile("the file is no LoRA adapter" + (f": it says that it is a {kind}" if kind else ""))
+    for key, expected in KINDS.items():
+        if (found := header.kinds.get(key, expected)) != expected:
+            raise BadFile(f"the value of {key!r} has the type {found}, expected {expected}")
+    for name, tensor in header.tensors.items():
+        if tensor.kind not in NUMBERS:
+            raise BadFile(f"the weights of {cut(name)!r} have the type {tensor.kind}, which cannot be multiplied")
+        if any(size != 1 for size in tensor.dimensions[2:]):
+            raise BadFile(f"{cut(name)!r} has {len(tensor.dimensions)} dimensions, expected 2")
+    down, up = (header.tensors.get(f"token_embd.weight.lora_{half}") for half in "ab")
+    if down and up and down.dimensions[:1] != up.dimensions[:1]:  # of the others llama.cpp compares the ranks itself
+        raise BadFile("the two halves of 'token_embd.weight' have different ranks")
 
 
 def _digest(path: str) -> str:

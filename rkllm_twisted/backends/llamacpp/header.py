@@ -24,7 +24,7 @@ from typing import BinaryIO
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-STRING, ARRAY = 8, 9
+FLOAT, STRING, ARRAY = 6, 8, 9
 SCALARS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 TOKENS = "tokenizer.ggml.tokens"
 MAX_LAYERS = 512
@@ -86,17 +86,34 @@ class MissingFile(BadFile):
     """There is no such file."""
 
 
+@dataclass(frozen=True)
+class Tensor:
+    """What a file says of one of its tensors.
+
+    Attributes:
+        kind: The type of its weights, as ggml numbers it.
+        dimensions: How many there are along each dimension, the innermost first.
+    """
+
+    kind: int
+    dimensions: tuple[int, ...]
+
+
 @dataclass
 class Header:
-    """The key-value part of a GGUF file.
+    """The header of a GGUF file.
 
     Attributes:
         values: Every number, truth value and string in it; arrays are left out.
+        kinds: The types of all values, arrays among them, as GGUF numbers them.
+        tensors: The tensors by their names.
         longestToken: The most bytes that one token of its vocabulary stands for, or a little more, as a byte above 127
             is spelled with two; 0 if there are none.
     """
 
     values: dict[str, object] = field(default_factory=dict)
+    kinds: dict[str, int] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
     longestToken: int = 0
 
     @property
@@ -166,32 +183,35 @@ class _Reader:
         layers = header.number("block_count")
         if layers is not None and not 1 <= layers <= MAX_LAYERS:
             raise BadFile(f"it says that it has {layers} layers, expected 1 to {MAX_LAYERS}")
-        self._checkLength(tensors, header.values.get("general.alignment", DEFAULT_ALIGNMENT))
+        self._checkLength(header, tensors)
         return header
 
-    def _checkLength(self, tensors: int, alignment: object) -> None:
+    def _checkLength(self, header: Header, tensors: int) -> None:
+        alignment = header.values.get("general.alignment", DEFAULT_ALIGNMENT)
         if tensors > MAX_TENSORS:
             raise BadFile(f"it says that it has {tensors} tensors, expected at most {MAX_TENSORS}")
         if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
             raise BadFile(f"it says that its tensors are aligned to {alignment!r}, expected a power of 2")
-        if not (length := max((self._tensorEnd() for _ in range(tensors)), default=0)):
+        if not (length := max((self._tensorEnd(header) for _ in range(tensors)), default=0)):
             return
         end = -(-self._file.tell() // alignment) * alignment + length
         if end > self._size:
             raise BadFile(f"the file is cut off: it lacks {end - self._size} of its {end} bytes")
 
-    def _tensorEnd(self) -> int:
-        self._string()
-        dimensions = self._number("<I")
+    def _tensorEnd(self, header: Header) -> int:
+        name, dimensions = self._string().decode("utf-8", "replace"), self._number("<I")
         if dimensions > MAX_DIMENSIONS:
             raise BadFile(f"a tensor has {dimensions} dimensions, expected at most {MAX_DIMENSIONS}")
-        weights = math.prod(self._number("<Q") for _ in range(dimensions))
+        shape = tuple(self._number("<Q") for _ in range(dimensions))
+        weights = math.prod(shape)
         kind, offset = self._number("<I"), self._number("<Q")
+        header.tensors[name] = Tensor(kind, shape)
         block, size = BLOCKS.get(kind, (max(1, weights), 1))  # of an unknown type: a byte for all of them
         return offset + weights // block * size
 
     def _pair(self, header: Header) -> None:
         key, kind = self._string().decode("utf-8", "replace"), self._number("<I")
+        header.kinds[key] = kind
         if kind != ARRAY:
             header.values[key] = self._value(key, kind)
             return

@@ -1,0 +1,114 @@
+"""What is asked of a model in ways other than a prompt, and the rows of numbers in what it answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+
+from rkllm_twisted.interfaces import IRuntimeModel
+from rkllm_twisted.values import (
+    CallState,
+    Delivery,
+    InferMode,
+    InputType,
+    RKLLMEmbedInput,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMMultiModalInput,
+    RKLLMResult,
+    RKLLMTokenInput,
+)
+from tests.backends.llamacpp.running import GREEDY, WHOLE
+
+
+def tokenInput(ids: Iterable[int], count: int | None = None) -> RKLLMInput:
+    """Token ids; ``count`` is their ``n_tokens``, by default the right one."""
+    ids = [int(token) for token in ids]
+    given = RKLLMTokenInput(input_ids=ids, n_tokens=len(ids) if count is None else count)
+    return RKLLMInput(input_type=InputType.RKLLM_INPUT_TOKEN, token_input=given)
+
+
+def embedInput(rows: Any, count: int | None = None) -> RKLLMInput:
+    """Rows of embeddings; ``count`` is their ``n_tokens``, by default the right one."""
+    given = RKLLMEmbedInput(embed=numbers(rows), n_tokens=len(rows) if count is None else count)
+    return RKLLMInput(input_type=InputType.RKLLM_INPUT_EMBED, embed_input=given)
+
+
+def imageInput(prompt: str, **fields: Any) -> RKLLMInput:
+    """A prompt with images, given by the fields of ``RKLLMMultiModalInput``."""
+    given = RKLLMMultiModalInput(prompt=prompt, **fields)
+    return RKLLMInput(input_type=InputType.RKLLM_INPUT_MULTIMODAL, multimodal_input=given)
+
+
+def numbers(rows: Any) -> list[float]:
+    """Rows one after the other."""
+    return [float(number) for number in np.asarray(rows, np.float64).reshape(-1)]
+
+
+def someTokens(count: int, seed: int = 0) -> list[int]:
+    """Tokens of tiny models, none of them special."""
+    return [int(token) for token in np.random.default_rng(seed).integers(5, 261, count)]
+
+
+def logitsOf(**fields: Any) -> RKLLMInferParam:
+    """A greedy run that gives logits."""
+    return RKLLMInferParam(mode=InferMode.RKLLM_INFER_GET_LOGITS, sampling_params=GREEDY, **fields)
+
+
+def hiddenOf(**fields: Any) -> RKLLMInferParam:
+    """A run that gives hidden states."""
+    return RKLLMInferParam(mode=InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER, **fields)
+
+
+def logitRows(result: RKLLMResult) -> np.ndarray:
+    """The logits of a result, ``num_tokens`` × ``vocab_size``."""
+    given = result.logits
+    return np.frombuffer(given.logits or b"", np.float32).reshape(given.num_tokens, given.vocab_size)
+
+
+def hiddenRows(result: RKLLMResult) -> np.ndarray:
+    """The hidden states of a result, ``num_tokens`` × ``embd_size``."""
+    given = result.last_hidden_layer
+    return np.frombuffer(given.hidden_states or b"", np.float32).reshape(given.num_tokens, given.embd_size)
+
+
+class BatchRun:
+    """A run of several inputs and what came of it.
+
+    Attributes:
+        events: All results in their order, with their states.
+        reason: Why it ended.
+    """
+
+    def __init__(
+        self,
+        model: IRuntimeModel,
+        inputs: list[RKLLMInput],
+        inferParam: RKLLMInferParam,
+        onResult: Callable[[RKLLMResult, CallState], None] = lambda result, state: None,
+        prepare: bool = True,
+        delivery: Delivery = WHOLE,
+    ) -> None:
+        self.events: list[tuple[RKLLMResult, CallState]] = []
+
+        def received(result: RKLLMResult, state: CallState) -> None:
+            self.events.append((result, state))
+            onResult(result, state)
+
+        if prepare:
+            model.prepare()
+        self.reason = model.runBatch(inputs, inferParam, received, delivery)
+
+    def resultsOf(self, index: int) -> list[RKLLMResult]:
+        """The results of one input, without those that say that it has ended."""
+        return [result for result, _ in self.events[:-1] if result.batch_index == index]
+
+    def tokensOf(self, index: int) -> list[int]:
+        """The tokens of one input."""
+        return [result.token_id for result in self.resultsOf(index) if result.token_id >= 0]
+
+    def textOf(self, index: int) -> str:
+        """The text of one input."""
+        return "".join(result.text or "" for result in self.resultsOf(index))
