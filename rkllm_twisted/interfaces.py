@@ -58,7 +58,7 @@ class IRuntime(Interface):
         Raises:
             ModelLoadFailed: The file is missing, a directory, unreadable or not a model.
             InvalidParams: A value is out of range; the detail begins with the JSON path ``$.param.FIELD``.
-            NotSupported: A field is set that this runtime lacks.
+            NotSupported: A field is set that this runtime lacks (`refuseParam` knows those that have a capability).
         """
 
     def init(param: RKLLMParam) -> IRuntimeModel:
@@ -84,26 +84,36 @@ class IRuntimeModel(Interface):
         of an unfinished character comes as U+FFFD in one NORMAL result with ``token_id`` -1 before the FINISH.
 
         In the mode GET_LOGITS each token's result has the logits from which it was chosen: the first a row for each
-        token of the prompt, the others one row. In GET_LAST_HIDDEN_LAYER a row for each token of the prompt comes, and
-        no more than one token is generated.
+        token of the prompt, the others one row. In GET_LAST_HIDDEN_LAYER a row for each token of the prompt comes, all
+        in one result, and no more than one token is generated. In the other modes there are no tensors.
+
+        Text is put into the chat template; tokens and embeddings are taken as they are. The rows of an image take the
+        place of their ``<image>``.
 
         ``delivery`` bounds the tensors (`Delivery.checkTensors`).
+
+        With ``keep_history`` it goes on behind the runs before it that kept their history, without it it begins anew
+        and ends that history. With ``lora_params`` it uses the adapter of that name, without it the model alone. With
+        ``save_prompt_cache`` it writes the prompt's KV cache to a file; one that was loaded changes no answer.
+        ``sampling_params`` count for this run only.
 
         Returns:
             Why it ended: ``"stop"``, ``"length"`` or ``"abort"``; None where the runtime does not tell.
 
-        With ``keep_history`` it goes on behind the runs before it that kept their history, without it begins anew.
-
         Raises:
-            InvalidParams, PromptTooLong, ResultTooLarge: Before any result.
-            RuntimeCallFailed: The runtime failed; the results so far stand.
+            InvalidParams, PromptTooLong, ResultTooLarge: Before any result. InvalidParams for an adapter that was not
+                loaded, and, where the runtime can tell, for a token that the vocabulary lacks and for embeddings of
+                another width than the model's; the detail begins with the JSON path ``$.rkllm_input`` or
+                ``$.rkllm_infer_params``.
+            RuntimeCallFailed: The runtime failed; the results so far stand. So for a result of a function (``role``
+                "tool") that is no JSON, unless that is InvalidParams.
         """
 
     def runBatch(
         inputs: list[RKLLMInput], inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery
     ) -> str | None:
         """As `run`, for as many inputs as the model's ``n_batch``; each result has its ``batch_index``, one FINISH ends
-        them all.
+        them all. An input that has ended before the others has results with ``token_id`` -1, or none.
         """
 
     def abort() -> None:
@@ -127,37 +137,47 @@ class IRuntimeModel(Interface):
 
         Raises:
             InvalidParams: The name is in use.
-            RuntimeCallFailed: The file cannot be used with this model.
+            RuntimeCallFailed: The file is missing or cannot be used with this model; the name is not in use then.
         """
 
     def loadPromptCache(path: str) -> None:
         """Load a prompt cache file, for the prompts of later runs that begin as it does.
 
         Raises:
-            RuntimeCallFailed: It is missing, damaged, or of another model.
+            RuntimeCallFailed: It is missing or, where the runtime can tell, damaged or of another model.
         """
 
     def releasePromptCache() -> None:
-        """Let go of the loaded prompt cache, if there is one."""
+        """Let go of the loaded prompt cache; without one it does nothing."""
 
     def clearKVCache(keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> None:
-        """Clear the KV cache, whole or the given ranges (start included, end excluded, in tokens).
+        """Clear the KV cache, whole or the given ranges, one for each batch (start included, end excluded, in tokens).
+
+        Args:
+            keepSystemPrompt: Leaves the system prompt in it, if there is one; without effect on ranges.
+            ranges: None clears everything, and ends the history.
 
         Raises:
             InvalidParams: A range is not one of what is in the cache.
+            NotSupported, RuntimeCallFailed: The runtime clears no ranges, or not now; nothing was cleared.
         """
 
     def getKVCacheSize() -> list[int]:
-        """Tokens in the KV cache, one number for each batch."""
+        """Tokens in the KV cache, one number for each batch: 0 when it is clear. A token that was generated is in it as
+        soon as another was computed behind it.
+        """
 
     def setChatTemplate(systemPrompt: str, promptPrefix: str, promptPostfix: str) -> None:
-        """Replace the model's chat template; three empty strings send prompts as they are. Clears the KV cache."""
+        """Replace the model's chat template; three empty strings send prompts as they are. Clears the KV cache.
+
+        Function tools are then left out, those that were set and those that will be.
+        """
 
     def setFunctionTools(systemPrompt: str, tools: str, toolResponse: str) -> None:
         """Offer functions (a JSON text) to the model. Clears the KV cache.
 
         Raises:
-            InvalidParams: ``tools`` is not what the runtime takes.
+            InvalidParams: ``tools`` is no JSON, or not what the runtime takes; nothing was changed.
         """
 
     def setCrossAttnParams(params: RKLLMCrossAttnParam) -> None:
@@ -283,6 +303,17 @@ class IBackendMaker(IPlugin):
         Raises:
             ValueError: An option is unknown or its value is wrong; the message says which and what is expected.
         """
+
+
+def refuseParam(param: RKLLMParam, capabilities: frozenset[Capability]) -> None:
+    """Raise NotSupported if a model of these parameters needs more than the capabilities."""
+    asked = {
+        Capability.BATCHES: param.extend_param.n_batch > 1,
+        Capability.CROSS_ATTENTION: bool(param.extend_param.use_cross_attn),
+    }
+    for capability, isAsked in asked.items():
+        if isAsked and capability not in capabilities:
+            raise NotSupported(needs=capability.value)
 
 
 def refuseUnsupported(

@@ -12,14 +12,21 @@ from itertools import chain, zip_longest
 from typing import Annotated, Any
 
 from msgspec import Meta, ValidationError, convert
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rkllm_twisted.backends import OptionalFunctions
-from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized
-from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, refuseUnsupported
+from rkllm_twisted.errors import InvalidParams, ModelBusy, ModelLoadFailed, ModelNotInitialized
+from rkllm_twisted.interfaces import (
+    IGeneration,
+    IModel,
+    IModelBackend,
+    IResultReceiver,
+    refuseParam,
+    refuseUnsupported,
+)
 from rkllm_twisted.values import (
     CallState,
     Capability,
@@ -76,12 +83,19 @@ class ScriptedBackend:
 
     def checkParam(self, param: RKLLMParam) -> Deferred[None]:
         """A name is needed, nothing else."""
-        return succeed(None) if param.model_path else fail(ModelLoadFailed("model_path is empty"))
+        return maybeDeferred(self._check, param)
+
+    def _check(self, param: RKLLMParam) -> None:
+        refuseParam(param, self.capabilities)
+        if not param.model_path:
+            raise ModelLoadFailed("model_path is empty")
 
     def init(self, param: RKLLMParam) -> Deferred[IModel]:
         """There is nothing to load."""
         return self.checkParam(param).addCallback(
-            lambda _: ScriptedModel(self._clock, self._script, self._interval, param.max_new_tokens)
+            lambda _: ScriptedModel(
+                self._clock, self._script, self._interval, param.max_new_tokens, param.extend_param.n_batch
+            )
         )
 
 
@@ -91,11 +105,12 @@ class ScriptedModel(OptionalFunctions):
 
     capabilities = ScriptedBackend.capabilities
 
-    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int) -> None:
+    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int, inputs: int = 1) -> None:
         self._clock = clock
         self._script = script
         self._interval = interval
         self._limit = limit
+        self._inputs = inputs
         self._history: list[str] = []
         self._isDestroyed = False
         self._generation: ScriptedGeneration | None = None
@@ -105,12 +120,12 @@ class ScriptedModel(OptionalFunctions):
     ) -> IGeneration:
         """See `IModel`."""
         self._refuse([input], inferParam)
-        if not inferParam.keep_history:
-            self._history.clear()
-        tokens = chain(tuple(self._history), self._script(input))
-        self._history += echo(input)
+        earlier = self._history if inferParam.keep_history else []
+        said = [*earlier, *echo(input)]
+        self._history = said if inferParam.keep_history else []
+        tokens = ((text, None) for text in chain(earlier, self._script(input)))
         limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
-        return self._start(((text, None) for text in tokens), limit, len(self._history), receiver)
+        return self._start(tokens, limit, len(said), receiver)
 
     def runBatch(
         self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
@@ -143,13 +158,15 @@ class ScriptedModel(OptionalFunctions):
 
     def clearKVCache(self, keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> Deferred[None]:
         """See `IModel`. A token is a word."""
-        for start, end in reversed(ranges or [(0, len(self._history))]):
-            del self._history[start:end]
+        [(start, end), *others] = ranges or [(0, len(self._history))]
+        if others or end > len(self._history):
+            raise InvalidParams(f"$.end_pos: expected one number up to {len(self._history)}, the words in the cache")
+        del self._history[start:end]
         return succeed(None)
 
     def getKVCacheSize(self) -> Deferred[list[int]]:
-        """See `IModel`."""
-        return succeed([len(self._history)])
+        """See `IModel`. Several inputs at once leave nothing in it."""
+        return succeed([len(self._history), *[0] * (self._inputs - 1)])
 
     def destroy(self) -> Deferred[None]:
         """See `IModel`."""

@@ -29,6 +29,7 @@ from rkllm_twisted.interfaces import (
     IRuntime,
     IRuntimeModel,
     OnResult,
+    refuseParam,
     refuseUnsupported,
 )
 from rkllm_twisted.values import (
@@ -69,14 +70,22 @@ class ThreadedBackend:
 
     def checkParam(self, param: RKLLMParam) -> Deferred[None]:
         """See `IModelBackend`. Runs in a thread of the reactor's own pool: a model may be busy in its thread."""
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._runtime.checkParam, param)
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._check, param)
 
     def init(self, param: RKLLMParam) -> Deferred[IModel]:
         """See `IModelBackend`. The thread that loads the model is the one that will run it."""
         thread = OneThread(self._reactor)
-        return thread.call(self._runtime.init, param).addCallbacks(
+        return thread.call(self._init, param).addCallbacks(
             lambda model: ThreadedModel(model, self._runtime, thread), lambda failure: thread.stop(failure)
         )
+
+    def _check(self, param: RKLLMParam) -> None:
+        refuseParam(param, self.capabilities)
+        self._runtime.checkParam(param)
+
+    def _init(self, param: RKLLMParam) -> IRuntimeModel:
+        refuseParam(param, self.capabilities)
+        return self._runtime.init(param)
 
 
 class OneThread:

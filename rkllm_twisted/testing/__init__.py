@@ -4,3 +4,7 @@
 what a generation produces, `runtimes.ScriptedRuntime` is a blocking runtime that does what a test tells it, and
 `peers.Peer` is a peer of the server without a socket.
 """
+
+import pytest
+
+pytest.register_assert_rewrite(f"{__name__}.contract")  # so that a clause that fails says what came instead

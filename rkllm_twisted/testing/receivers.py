@@ -42,6 +42,11 @@ class RecordingReceiver:
         """All text so far."""
         return "".join(result.text or "" for result in self.results)
 
+    @property
+    def tokens(self) -> list[int]:
+        """The ids of all tokens so far."""
+        return [result.token_id for result in self.results if result.token_id >= 0]
+
     def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """See `IResultReceiver`."""
         self._check(isinstance(result, RKLLMResult), "an encoded result, which this receiver does not read")

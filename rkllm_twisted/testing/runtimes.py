@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable
+from itertools import chain
 
 from zope.interface import implementer
 
 from rkllm_twisted.backends import RuntimeModel
 from rkllm_twisted.backends.scripted import echo
-from rkllm_twisted.errors import ModelLoadFailed
+from rkllm_twisted.errors import InvalidParams, ModelLoadFailed
 from rkllm_twisted.interfaces import IRuntime, IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     CallState,
@@ -23,11 +24,16 @@ from rkllm_twisted.values import (
 )
 
 Tokens = Iterable[str]
+VOCABULARY = 1000
+"""How many tokens it knows by their ids."""
 
 
 @implementer(IRuntime)
 class ScriptedRuntime:
     """Says the tokens of a script, in the thread that calls it.
+
+    A token is a word to it, and the id n is the word n. With ``keep_history`` it says the words of the earlier turns
+    too.
 
     Args:
         script: The tokens of the answer to an input. It may block, and raise.
@@ -37,7 +43,16 @@ class ScriptedRuntime:
     """
 
     name = "scripted-runtime"
-    capabilities = frozenset({Capability.PROMPT_INPUT, Capability.MAX_NEW_TOKENS_PER_RUN})
+    capabilities = frozenset(
+        {
+            Capability.PROMPT_INPUT,
+            Capability.TOKEN_INPUT,
+            Capability.MAX_NEW_TOKENS_PER_RUN,
+            Capability.KEEP_HISTORY,
+            Capability.CLEAR_KV_CACHE,
+            Capability.KV_CACHE_SIZE,
+        }
+    )
 
     def __init__(
         self,
@@ -80,6 +95,7 @@ class ScriptedRuntimeModel(RuntimeModel):
         self.calls: list[tuple[str, int]] = []
         self._runtime = runtime
         self._limit = param.max_new_tokens
+        self._history: list[str] = []
         self._isAborted = threading.Event()
 
     def prepare(self) -> None:
@@ -89,9 +105,13 @@ class ScriptedRuntimeModel(RuntimeModel):
     def run(self, input: RKLLMInput, inferParam: RKLLMInferParam, onResult: OnResult, delivery: Delivery) -> str | None:
         """See `IRuntimeModel`."""
         self._called("run")
+        input = asText(input)
+        earlier = self._history if inferParam.keep_history else []
+        said = [*earlier, *echo(input)]
+        self._history = said if inferParam.keep_history else []
         limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
         count, reason = 0, "stop"
-        for count, token in enumerate(self._runtime.script(input), 1):  # counted for the figures
+        for count, token in enumerate(chain(earlier, self._runtime.script(input)), 1):  # counted for the figures
             if self._isAborted.is_set() or count - 1 == limit:
                 count, reason = count - 1, "abort" if self._isAborted.is_set() else "length"
                 break
@@ -99,9 +119,20 @@ class ScriptedRuntimeModel(RuntimeModel):
         for state in self._runtime.states:
             onResult(RKLLMResult(), state)
         if self._runtime.finishes:
-            perf = RKLLMPerfStat(prefill_tokens=len(list(echo(input))), generate_tokens=max(0, count - 1))
+            perf = RKLLMPerfStat(prefill_tokens=len(said), generate_tokens=max(0, count - 1))
             onResult(RKLLMResult(perf=perf), CallState.RKLLM_RUN_FINISH)
         return reason
+
+    def clearKVCache(self, keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> None:
+        """See `IRuntimeModel`."""
+        for start, end in ranges or [(0, len(self._history))]:
+            if end > len(self._history):
+                raise InvalidParams(f"$.end_pos: expected at most {len(self._history)}, got {end}")
+            del self._history[start:end]
+
+    def getKVCacheSize(self) -> list[int]:
+        """See `IRuntimeModel`."""
+        return [len(self._history)]
 
     def abort(self) -> None:
         """See `IRuntimeModel`."""
@@ -114,3 +145,18 @@ class ScriptedRuntimeModel(RuntimeModel):
 
     def _called(self, name: str) -> None:
         self.calls.append((name, threading.get_ident()))
+
+
+def asText(input: RKLLMInput) -> RKLLMInput:
+    """Tokens as the prompt that they are; any other input as it is.
+
+    Raises:
+        InvalidParams: An id is not of the `VOCABULARY`.
+    """
+    if input.token_input is None:
+        return input
+    for index, token in enumerate(input.token_input.input_ids):
+        if token >= VOCABULARY:
+            where = f"$.rkllm_input.token_input.input_ids[{index}]"
+            raise InvalidParams(f"{where}: expected less than {VOCABULARY}, got {token}")
+    return RKLLMInput(prompt_input=" ".join(map(str, input.token_input.input_ids)))

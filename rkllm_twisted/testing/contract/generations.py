@@ -1,96 +1,24 @@
-"""The contract suite: one test for each clause of `rkllm_twisted.interfaces`, for any backend.
-
-To run it over a backend, subclass `BackendContract` in a test module, say how to make the backend, and run pytest with
-pytest-twisted::
-
-    class TestEcho(BackendContract):
-        def makeBackend(self):
-            return EchoBackend()
-
-        def makeParam(self, backend):
-            return msgspec.structs.replace(backend.createDefaultParam(), model_path="echo")
-"""
+"""Clauses of what every backend does: objects, a generation, and how it begins and ends."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-import pytest_twisted
 from msgspec import structs
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized, NotSupported
-from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, IRuntime
-from rkllm_twisted.testing.receivers import RecordingReceiver
-from rkllm_twisted.values import (
-    CallState,
-    Capability,
-    Delivery,
-    EncodedResult,
-    InferMode,
-    InputType,
-    RKLLMCrossAttnParam,
-    RKLLMEmbedInput,
-    RKLLMInferParam,
-    RKLLMInput,
-    RKLLMLoraAdapter,
-    RKLLMLoraParam,
-    RKLLMMultiModalInput,
-    RKLLMParam,
-    RKLLMPromptCacheParam,
-    RKLLMResult,
-    RKLLMSamplingParam,
-    RKLLMTokenInput,
-)
-
-asynchronous = pytest_twisted.ensureDeferred
+from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
+from rkllm_twisted.testing.contract.subject import GREEDY, Subject, asynchronous
+from rkllm_twisted.values import CallState, Capability, EncodedResult, RKLLMResult, RKLLMSamplingParam
 
 
-class BackendContract:
-    """Subclasses define `makeBackend` and `makeParam`, and the other attributes where theirs differ."""
-
-    PROMPT = "one two three four five six seven eight"
-    """A prompt whose answer has at least five tokens."""
-    LONG_PROMPT = "again and " * 150
-    """A prompt whose answer has at least 200 tokens, or would have."""
-
-    def makeBackend(self) -> IRuntime | IModelBackend:
-        """The backend under test, or a runtime that is adapted to one."""
-        raise NotImplementedError
-
-    def makeParam(self, backend: IModelBackend) -> RKLLMParam:
-        """Parameters that load a model."""
-        raise NotImplementedError
-
-    def badParam(self, backend: IModelBackend) -> RKLLMParam:
-        """Parameters whose ``model_path`` cannot be loaded."""
-        return structs.replace(self.makeParam(backend), model_path="")
-
-    @pytest.fixture
-    def backend(self) -> IModelBackend:
-        """The backend, adapted."""
-        backend: IModelBackend = IModelBackend(self.makeBackend())
-        return backend
-
-    @pytest_twisted.async_yield_fixture
-    async def model(self, backend: IModelBackend) -> Any:
-        """A loaded model, destroyed afterwards."""
-        model = await backend.init(self.makeParam(backend))
-        yield model
-        await model.destroy()
-
-    def start(
-        self, model: IModel, prompt: str | None = None, receiver: IResultReceiver | None = None, **inferParam: Any
-    ) -> tuple[RecordingReceiver, IGeneration]:
-        """Start a generation of `PROMPT`, or of another prompt."""
-        chosen: Any = receiver or RecordingReceiver()
-        input = RKLLMInput(prompt_input=self.PROMPT if prompt is None else prompt)
-        return chosen, model.run(input, RKLLMInferParam(**inferParam), chosen, Delivery())
+class Generations(Subject):
+    """What every backend does."""
 
     # The objects
 
@@ -145,8 +73,8 @@ class BackendContract:
         await receiver.ended
         assert receiver.perf is not None
         assert receiver.perf.prefill_tokens > 0
-        tokens = [result for result in receiver.results if result.token_id >= 0]
-        assert receiver.perf.generate_tokens in (len(tokens) - 1, len(tokens))  # an end token has no result of its own
+        count = len(receiver.tokens)
+        assert receiver.perf.generate_tokens in (count - 1, count)  # an end token has no result of its own
 
     @asynchronous
     async def test_generations_follow_one_another(self, model: IModel) -> None:
@@ -168,8 +96,18 @@ class BackendContract:
         self.needs(model, Capability.MAX_NEW_TOKENS_PER_RUN)
         receiver, _ = self.start(model, max_new_tokens=2)
         await receiver.ended
-        assert len([result for result in receiver.results if result.token_id >= 0]) == 2
+        assert len(receiver.tokens) == 2
         assert receiver.reason == "length"
+
+    @asynchronous
+    async def test_sampling_of_a_run(self, backend: IModelBackend) -> None:
+        self.needs(backend, Capability.SAMPLING_PER_RUN)
+        wild = {"top_k": 40, "top_p": 1.0, "temperature": 5.0, "max_new_tokens": 16}
+        model = await backend.init(structs.replace(self.makeParam(backend), **wild))
+        runs = [await self.answer(model, sampling_params=RKLLMSamplingParam(**GREEDY)) for _ in range(3)]
+        await model.destroy()
+        assert runs[0].tokens
+        assert runs[0].tokens == runs[1].tokens == runs[2].tokens
 
     # Clause 1
 
@@ -264,73 +202,6 @@ class BackendContract:
             self.start(model)
         await receiver.ended
         assert receiver.reason == "abort"
-
-    # Clause 7
-
-    RUNS: ClassVar[dict[Capability, tuple[dict[str, Any], dict[str, Any]]]] = {
-        Capability.TOKEN_INPUT: (
-            {"input_type": InputType.RKLLM_INPUT_TOKEN, "token_input": RKLLMTokenInput(input_ids=[5], n_tokens=1)},
-            {},
-        ),
-        Capability.EMBED_INPUT: (
-            {"input_type": InputType.RKLLM_INPUT_EMBED, "embed_input": RKLLMEmbedInput(embed=[0.5], n_tokens=1)},
-            {},
-        ),
-        Capability.MULTIMODAL_INPUT: (
-            {
-                "input_type": InputType.RKLLM_INPUT_MULTIMODAL,
-                "multimodal_input": RKLLMMultiModalInput(prompt="<image>", image_embed=[0.5], n_image_tokens=1),
-            },
-            {},
-        ),
-        Capability.GET_LOGITS: ({}, {"mode": InferMode.RKLLM_INFER_GET_LOGITS}),
-        Capability.GET_LAST_HIDDEN_LAYER: ({}, {"mode": InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER}),
-        Capability.KEEP_HISTORY: ({}, {"keep_history": 1}),
-        Capability.SAMPLING_PER_RUN: ({}, {"sampling_params": RKLLMSamplingParam()}),
-        Capability.LORA: ({}, {"lora_params": RKLLMLoraParam(lora_adapter_name="adapter")}),
-        Capability.PROMPT_CACHE: (
-            {},
-            {"prompt_cache_params": RKLLMPromptCacheParam(save_prompt_cache=1, prompt_cache_path="cache")},
-        ),
-    }
-    """For each capability that a run may need, an input and parameters that need it."""
-
-    @asynchronous
-    async def test_run_that_needs_more_is_refused_by_name(self, model: IModel) -> None:
-        for capability in set(self.RUNS) - model.capabilities:
-            input, inferParam = self.RUNS[capability]
-            whole = {"prompt_input": self.PROMPT, **input}
-            with pytest.raises(NotSupported) as refused:
-                model.run(RKLLMInput(**whole), RKLLMInferParam(**inferParam), RecordingReceiver(), Delivery())
-            assert refused.value.data == {"needs": capability.value}
-        assert not model.isRunning()
-
-    @asynchronous
-    async def test_function_that_is_lacking_is_refused_by_name(self, model: IModel) -> None:
-        adapter = RKLLMLoraAdapter(lora_adapter_path="adapter", lora_adapter_name="adapter")
-        cross = RKLLMCrossAttnParam(
-            encoder_k_cache=[], encoder_v_cache=[], encoder_mask=[], encoder_pos=[], num_tokens=0
-        )
-        functions: list[tuple[Capability, Callable[..., Deferred[Any]], tuple[Any, ...]]] = [
-            (Capability.LORA, model.loadLora, (adapter,)),
-            (Capability.PROMPT_CACHE, model.loadPromptCache, ("cache",)),
-            (Capability.PROMPT_CACHE, model.releasePromptCache, ()),
-            (Capability.CLEAR_KV_CACHE, model.clearKVCache, (False, None)),
-            (Capability.KV_CACHE_SIZE, model.getKVCacheSize, ()),
-            (Capability.CHAT_TEMPLATE, model.setChatTemplate, ("", "", "")),
-            (Capability.FUNCTION_TOOLS, model.setFunctionTools, ("", "[]", "")),
-            (Capability.CROSS_ATTENTION, model.setCrossAttnParams, (cross,)),
-        ]
-        for capability, function, arguments in functions:
-            if capability not in model.capabilities:
-                with pytest.raises(NotSupported) as refused:
-                    await maybeDeferred(function, *arguments)
-                assert refused.value.data == {"needs": capability.value}
-
-    def needs(self, model: IModel, capability: Capability) -> None:
-        """Skip the test where the backend says that it cannot do this."""
-        if capability not in model.capabilities:
-            pytest.skip(f"this backend has no {capability.value}; that it says so is tested above")
 
 
 @implementer(IResultReceiver)
