@@ -20,7 +20,7 @@ from rkllm_twisted.values import (
     RKLLMResult,
     RKLLMTokenInput,
 )
-from tests.backends.llamacpp.running import GREEDY, WHOLE
+from tests.backends.llamacpp.running import GREEDY, WHOLE, Run
 
 
 def tokenInput(ids: Iterable[int], count: int | None = None) -> RKLLMInput:
@@ -72,6 +72,11 @@ def hiddenRows(result: RKLLMResult) -> np.ndarray:
     """The hidden states of a result, ``num_tokens`` × ``embd_size``."""
     given = result.last_hidden_layer
     return np.frombuffer(given.hidden_states or b"", np.float32).reshape(given.num_tokens, given.embd_size)
+
+
+def said(run: Run) -> list[int]:
+    """The tokens of a run, without what stands for an unfinished character."""
+    return [token for token in run.tokens if token >= 0]
 
 
 class BatchRun:

@@ -46,15 +46,18 @@ class Direct:
         self._c.llama_free(self._context)
         self._c.llama_model_free(self._model)
 
-    def logits(self, tokens: list[int] | np.ndarray) -> np.ndarray:
-        """The logits of every place, tokens × vocabulary, out of one batch. An array is rows of embeddings."""
-        self._compute(tokens, hidden=False)
-        return self._rows(self._c.llama_get_logits(self._context), len(tokens), self.vocabularySize)
+    def logits(self, tokens: list[int] | np.ndarray, batches: list[int] | None = None) -> np.ndarray:
+        """The logits of every place, tokens × vocabulary.
 
-    def hidden(self, tokens: list[int] | np.ndarray) -> np.ndarray:
-        """The hidden states of every place after the final norm, tokens × width, out of one batch."""
-        self._compute(tokens, hidden=True)
-        return self._rows(self._c.llama_get_embeddings(self._context), len(tokens), self.width)
+        Args:
+            tokens: The tokens; an array is rows of embeddings.
+            batches: How many go into each batch; by default all into one.
+        """
+        return self._compute(tokens, batches or [len(tokens)], isHidden=False)
+
+    def hidden(self, tokens: list[int] | np.ndarray, batches: list[int] | None = None) -> np.ndarray:
+        """The hidden states of every place after the final norm, tokens × width; for the rest see `logits`."""
+        return self._compute(tokens, batches or [len(tokens)], isHidden=True)
 
     def greedy(self, tokens: list[int], count: int) -> list[int]:
         """The likeliest tokens one after the other, the whole text computed again for each."""
@@ -63,15 +66,27 @@ class Direct:
             said.append(int(self.logits([*tokens, *said])[-1].argmax()))
         return said
 
-    def _compute(self, tokens: list[int] | np.ndarray, *, hidden: bool) -> None:
+    def _compute(self, tokens: list[int] | np.ndarray, batches: list[int], *, isHidden: bool) -> np.ndarray:
+        assert sum(batches) == len(tokens)
         self._c.llama_free(self._context)
         params = self._c.llama_context_default_params()
         params.n_ctx = params.n_batch = params.n_ubatch = self._size
-        params.pooling_type, params.embeddings = 0, hidden
+        params.pooling_type, params.embeddings = 0, isHidden
         params.n_threads = params.n_threads_batch = 1
         self._context = self._c.llama_init_from_model(self._model, params)
         assert self._context
         assert not self._c.llama_set_adapters_lora(self._context, self._adapters, self._hasAdapter, self._scales)
+        rows, done = [], 0
+        for size in batches:
+            self._decode(tokens[done : done + size], done)
+            if isHidden:
+                rows.append(self._rows(self._c.llama_get_embeddings(self._context), size, self.width))
+            else:
+                rows.append(self._rows(self._c.llama_get_logits(self._context), size, self.vocabularySize))
+            done += size
+        return np.concatenate(rows)
+
+    def _decode(self, tokens: list[int] | np.ndarray, position: int) -> None:
         isEmbedded = isinstance(tokens, np.ndarray)
         batch = self._c.llama_batch_init(len(tokens), tokens.shape[1] if isEmbedded else 0, 1)
         batch.n_tokens = len(tokens)
@@ -81,7 +96,7 @@ class Direct:
         for place in range(len(tokens)):
             if not isEmbedded:
                 batch.token[place] = tokens[place]
-            batch.pos[place], batch.logits[place] = place, 1
+            batch.pos[place], batch.logits[place] = position + place, 1
             batch.n_seq_id[place], batch.seq_id[place][0] = 1, 0
         assert not self._c.llama_decode(self._context, batch)
         self._c.llama_batch_free(batch)

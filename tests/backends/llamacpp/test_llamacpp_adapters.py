@@ -24,6 +24,7 @@ from tests.backends.llamacpp.asking import (
     hiddenRows,
     logitRows,
     logitsOf,
+    said,
     someTokens,
     tokenInput,
 )
@@ -118,7 +119,7 @@ class TestEffect:
         model = load(RANDOM)
         loadAdapter(model, adapters())
         run = Run(model, tokenInput(PROMPT), logitsOf(max_new_tokens=8, **chosen("one")))
-        tokens = [token for token in run.tokens if token >= 0]
+        tokens = said(run)
         with Direct(models(**RANDOM), adapters()) as direct:
             assert tokens == direct.greedy(PROMPT, 8)
             expected = direct.logits([*PROMPT, *tokens[:-1]])
@@ -209,8 +210,7 @@ class TestChoice:
     def test_in_a_history_holds_for_all_of_it(self, load, models, adapters):
         model = load(RANDOM)
         loadAdapter(model, adapters())
-        first = Run(model, tokenInput(PROMPT), greedy(max_new_tokens=5, keep_history=1)).tokens
-        first = [token for token in first if token >= 0]
+        first = said(Run(model, tokenInput(PROMPT), greedy(max_new_tokens=5, keep_history=1)))
         more = someTokens(7, seed=2)
         run = Run(model, tokenInput(more), logitsOf(max_new_tokens=1, keep_history=1, **chosen("one")))
         with Direct(models(**RANDOM), adapters()) as direct:
