@@ -57,11 +57,12 @@ class History:
             self._owner = self._last = None
 
     def lossOf(self, connection: Connection, keeps: bool) -> dict[str, object]:
-        """What the finish line of a run says of the history that was lost before it; says it once."""
-        if not keeps or connection not in self._lost:
-            return {}
+        """What the finish line of a run says of the history that was lost before it."""
+        return {"history_lost": True} if keeps and connection in self._lost else {}
+
+    def told(self, connection: Connection) -> None:
+        """The connection has been told that its history was lost; a run without a finish line does not tell it."""
         self._lost.discard(connection)
-        return {"history_lost": True}
 
     def forget(self) -> None:
         """The model is gone, and all history with it."""

@@ -33,6 +33,7 @@ class Run:
     Attributes:
         call: What asked for it.
         hasRun: Whether the model has begun it.
+        hasFinished: Whether its last line was a finish line.
         finishedWith: What the last line says besides the figures, such as ``history_lost``.
         tokens: How many tokens it has generated.
     """
@@ -43,6 +44,7 @@ class Run:
         self.tokens = 0
         self.call = call
         self.hasRun = False
+        self.hasFinished = False
         self._stream = stream
         self._start = start
         self._ended = ended
@@ -115,7 +117,7 @@ class Run:
 
     def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:
         """The last line, then the next turn."""
-        self._stream.finish(perf, reason, **self.finishedWith)
+        self.hasFinished = self._stream.finish(perf, reason, **self.finishedWith)
         self._end()
 
     def generationFailed(self, failure: Failure) -> None:

@@ -154,6 +154,8 @@ class RuntimeMethods:
 
     def _ended(self, run: Run) -> None:
         del self._runs[run]
+        if run.hasFinished and run.finishedWith:
+            self.held.history.told(run.owner)
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
 

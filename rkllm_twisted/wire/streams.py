@@ -144,13 +144,20 @@ class LineStream:
         self._hasStarted = True
         self._call.send(body)
 
-    def finish(self, perf: RKLLMPerfStat, reason: str | None, **more: object) -> None:
-        """The last line of a run that ended well, or that was aborted (W-CANCEL)."""
+    def finish(self, perf: RKLLMPerfStat, reason: str | None, **more: object) -> bool:
+        """The last line of a run that ended well, or that was aborted (W-CANCEL).
+
+        Returns:
+            Whether that was a finish line: not if it was aborted before its first data line, or had its last line.
+        """
+        if self._call.isEnded:
+            return False
         if reason == "abort" and not self._hasStarted:
             self._call.fail(Cancelled())
-            return
+            return False
         known = {} if reason is None else {"finish_reason": reason}
         self._end(CallState.RKLLM_RUN_FINISH, perf, {**known, **more})
+        return True
 
     def fail(self, error: RKLLMError) -> None:
         """The last line of a run that failed: an error, or inside the last result once there was data."""

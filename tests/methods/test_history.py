@@ -4,7 +4,7 @@ import pytest
 from twisted.internet.defer import fail, succeed
 from twisted.internet.task import Clock
 
-from rkllm_twisted.backends.scripted import ScriptedBackend, ScriptedModel
+from rkllm_twisted.backends.scripted import ScriptedBackend, ScriptedModel, echo
 from rkllm_twisted.errors import InvalidParams, NotSupported, RuntimeCallFailed
 from rkllm_twisted.testing.peers import Server
 from rkllm_twisted.values import Capability
@@ -34,9 +34,17 @@ class RememberingModel(ScriptedModel):
         return self.clearKVCache(False, None)
 
 
+def script(input):
+    """The words of the prompt; "fail" fails, before anything is said or behind the word before it."""
+    for word in echo(input):
+        if word.strip() == "fail":
+            raise RuntimeCallFailed(function="rkllm_run", status=-1)
+        yield word
+
+
 class RememberingBackend(ScriptedBackend):
     def init(self, param):
-        self.model = RememberingModel(self._clock, self._script, self._interval, -1)
+        self.model = RememberingModel(self._clock, script, self._interval, -1)
         return succeed(self.model)
 
 
@@ -106,6 +114,28 @@ def test_run_that_keeps_nothing_is_told_nothing_and_ends_the_history(party):
     other.ask("rkllm.clear_kv_cache")
     assert said(owner, "two", keeps=0) == ("two", False)
     assert said(owner, "three") == ("three", True)
+
+
+@pytest.mark.parametrize("prompt", ["fail", "two fail"])
+def test_owner_whose_run_fails_is_told_by_the_next(party, prompt):
+    """Only a finish line tells it."""
+    owner, other, _ = party
+    other.ask("rkllm.clear_kv_cache")
+    owner.ask("rkllm.run", None, {"prompt_input": prompt}, {"keep_history": 1})
+    owner.ask("rkllm.clear_kv_cache")
+    assert said(owner, "three") == ("three", True)
+    assert said(owner, " four") == ("three four", False)
+
+
+def test_owner_whose_run_is_aborted_before_it_says_anything_is_told_by_the_next(party):
+    owner, other, _ = party
+    other.ask("rkllm.clear_kv_cache")
+    owner.send(
+        {"jsonrpc": "2.0", "id": 1, "method": "rkllm.run", "params": [{"prompt_input": "x"}, {"keep_history": 1}]}
+    )
+    assert [answer.get("error", {}).get("code") for answer in owner.ask("rkllm.abort", id=2)] == [None, -32800]
+    owner.ask("rkllm.clear_kv_cache")
+    assert said(owner, "two") == ("two", True)
 
 
 def test_clearing_ends_what_nobody_owns_too(party):
