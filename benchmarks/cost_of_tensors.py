@@ -1,0 +1,98 @@
+"""What logits and hidden states cost: replies of the daemon against llama.cpp driven directly, time and peak memory.
+
+    python benchmarks/cost_of_tensors.py [--model smollm2] [--rounds 7] [--quick]
+
+Logits are one row of the whole vocabulary, for a prompt of 8 tokens; hidden states are 1,000 rows, for one of 1,000
+tokens. The daemon spells both as JSON and as base64. Directly, the rows are copied out of C's memory and nothing is
+spelled. Every measurement has a process of its own, which has generated two tokens before, so that the weights are in
+memory. The time is that of the computation and of all that comes after it, until the client has the line, which it does
+not parse. The memory is the most that the process ever had (VmHWM), the model in it. The sides take turns; each figure
+is a median over the rounds, and a ratio the median of the rounds' own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+
+from sides import Daemon, Direct, machine
+
+LOGITS, HIDDEN = 2, 1
+
+
+class Measure:
+    """One of the table's rows."""
+
+    def __init__(self, mode, spelling, rows):
+        self.mode = mode
+        self.spelling = spelling
+        self.name = f"{rows} hidden states" if mode == HIDDEN else "1 row of logits"
+        self.prompt = list(range(1000, 1000 + (rows if mode == HIDDEN else 8)))
+
+    def daemon(self, model):
+        """Seconds, MB and the bytes of the reply, through a daemon."""
+        with tempfile.TemporaryDirectory() as directory:
+            daemon = Daemon(model, directory)
+            daemon.generate(self.prompt[:8], 2)
+            rows = "all" if self.mode == HIDDEN else "last"
+            seconds, length = daemon.tensors(self.prompt, self.mode, rows, self.spelling)
+            peak = daemon.peak()
+            daemon.stop()
+        return seconds, peak, length
+
+    def direct(self, model):
+        """Seconds and MB in a process that does nothing else."""
+        command = [sys.executable, __file__, "--model", model, "--direct", json.dumps([self.mode, self.prompt])]
+        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+
+
+def driveDirectly(model, mode, prompt):
+    """What the child process does."""
+    direct = Direct(model)
+    direct.generate(prompt[:8], 2)
+    seconds = direct.hiddenStates(prompt) if mode == HIDDEN else direct.logits(prompt)
+    print(json.dumps([seconds, direct.peak()]))
+
+
+def compare(measure, model, rounds):
+    """A row of the table."""
+    pairs = []
+    for number in range(rounds):
+        # Who goes first alternates, so that a machine that slows down or speeds up favours neither.
+        order = (measure.direct, measure.daemon) if number % 2 else (measure.daemon, measure.direct)
+        done = {side.__name__: side(model) for side in order}
+        pairs.append((done["direct"], done["daemon"]))
+    time = [statistics.median(pair[side][0] for pair in pairs) * 1000 for side in (0, 1)]
+    peak = [statistics.median(pair[side][1] for pair in pairs) for side in (0, 1)]
+    ratios = [statistics.median(daemon[what] / direct[what] for direct, daemon in pairs) for what in (0, 1)]
+    return (
+        f"{measure.name:20} {measure.spelling:7} {pairs[0][1][2] / 1e6:8.2f} {time[0]:10.1f} {time[1]:10.1f} "
+        f"{ratios[0]:6.2f} {peak[0]:10.0f} {peak[1]:10.0f} {ratios[1]:6.2f}"
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="smollm2")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="one round, and 100 hidden states")
+    parser.add_argument("--direct", help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.direct is not None:
+        driveDirectly(given.model, *json.loads(given.direct))
+        return
+    rounds, rows = (1, 100) if given.quick else (given.rounds, 1000)
+    print(machine())
+    print(f"{'':20} {'':7} {'reply MB':>8} {'direct ms':>10} {'daemon ms':>10} {'ratio':>6} ", end="")
+    print(f"{'direct MB':>10} {'daemon MB':>10} {'ratio':>6}")
+    for mode in (LOGITS, HIDDEN):
+        for spelling in ("json", "base64"):
+            print(compare(Measure(mode, spelling, rows), given.model, rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""The two sides that the benchmarks compare: llama.cpp driven directly in this process, and the daemon in its own.
+
+Both load the model with the same parameters and compute with one thread. Directly means the C functions of the binding,
+in the same blocks as the backend, with nothing of the backend above `context.Context`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from rkllm_twisted.backends.llamacpp.context import BLOCK
+from rkllm_twisted.backends.llamacpp.generation import peakMemory
+from rkllm_twisted.backends.llamacpp.library import theLibrary
+from rkllm_twisted.backends.llamacpp.loaded import load
+from rkllm_twisted.backends.llamacpp.models import findModel
+from rkllm_twisted.backends.llamacpp.prompting import Prompting
+from rkllm_twisted.backends.llamacpp.sampling import SamplerChain
+from rkllm_twisted.values import RKLLMSamplingParam
+
+CONTEXT = 1280
+PARAM = {"max_context_len": CONTEXT, "top_k": 1, "ignore_eos_token": True}
+
+
+def machine():
+    """What the figures are of, in a line."""
+    return f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, one thread each"
+
+
+class Direct:
+    """llama.cpp in this process."""
+
+    def __init__(self, model):
+        file = findModel(model)
+        self._loaded = load(theLibrary(), file, contextLength=CONTEXT, threads=1)
+        self._context = self._loaded.context
+        self._prompting = Prompting(self._loaded.chatTemplate, self._loaded.vocabulary.specialText(), file.systemPrompt)
+
+    def tokens(self, prompt):
+        """The tokens of a prompt in the model's chat template."""
+        return self._loaded.vocabulary.tokenize(self._prompting.turns.first(prompt, "user", False), CONTEXT)
+
+    def generate(self, prompt, count):
+        """Generate greedily and throw the tokens away.
+
+        Returns:
+            Seconds from the first token to the last.
+        """
+        chain = SamplerChain(self._loaded.library, RKLLMSamplingParam(top_k=1), self._loaded.vocabulary.size, None)
+        self._compute(prompt, len(prompt) - 1, lambda outputs: None)
+        token = chain.sample(self._context.pointer, -1)
+        began = time.perf_counter()
+        for position in range(len(prompt), len(prompt) + count - 1):
+            self._context.step([0], [position], [token])
+            token = chain.sample(self._context.pointer, 0)
+        elapsed = time.perf_counter() - began
+        chain.close()
+        return elapsed
+
+    def logits(self, prompt):
+        """The last row of logits of a prompt. Returns seconds."""
+        began = time.perf_counter()
+        self._compute(prompt, len(prompt) - 1, lambda outputs: outputs and self._context.logits(outputs))
+        return time.perf_counter() - began
+
+    def hiddenStates(self, prompt):
+        """A row of hidden states for each token of a prompt. Returns seconds."""
+        began, rows = time.perf_counter(), []
+        self._context.giveHiddenStates(True)
+        self._compute(prompt, 0, lambda outputs: rows.append(self._context.hiddenStates(0, outputs)))
+        b"".join(rows)
+        elapsed = time.perf_counter() - began
+        self._context.giveHiddenStates(False)
+        return elapsed
+
+    def _compute(self, prompt, firstOutput, blockDone):
+        self._context.cut(0, 0)
+        for start in range(0, len(prompt), BLOCK):
+            block = prompt[start : start + BLOCK]
+            outputs = min(len(block), max(0, start + len(block) - firstOutput))
+            self._context.compute(0, start, block, outputs)
+            blockDone(outputs)
+
+    def peak(self):
+        """The most memory that this process ever had, in MB."""
+        return peakMemory()
+
+
+class Daemon:
+    """``twistd rkllm`` in a process of its own, and a client that reads its lines and parses nothing."""
+
+    def __init__(self, model, directory):
+        path = os.path.join(directory, "s")
+        twistd = str(Path(sys.executable).with_name("twistd"))
+        self._process = subprocess.Popen(
+            [twistd, "-n", "--pidfile=", "rkllm", "--backend", "llamacpp:threads=1", "--listen", f"unix:{path}"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        while "Server started successfully" not in self._process.stdout.readline():
+            pass
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.connect(path)
+        self._lines = self._socket.makefile("rb")
+        self.ask("rkllm.init", {"model_path": model, **PARAM})
+        assert b'"success":true' in self.line()
+
+    def ask(self, method, *params):
+        """Send a request."""
+        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [None, *params]}
+        self._socket.sendall(json.dumps(message).encode() + b"\n")
+
+    def line(self):
+        """The next line."""
+        return self._lines.readline()
+
+    def generate(self, prompt, count):
+        """As `Direct.generate`, from the first line to the last with a token."""
+        self.ask("rkllm.run", _tokenInput(prompt), {"max_new_tokens": count})
+        self.line()
+        began = time.perf_counter()
+        for _ in range(count - 1):
+            self.line()
+        elapsed = time.perf_counter() - began
+        self._finish()
+        return elapsed
+
+    def tensors(self, prompt, mode, rows, tensors):
+        """The rows of a prompt.
+
+        Returns:
+            Seconds from sending the request to having its line, and the length of the line in bytes.
+        """
+        began = time.perf_counter()
+        delivery = {"rows": rows, "tensors": tensors}
+        self.ask("rkllm.run", _tokenInput(prompt), {"mode": mode, "max_new_tokens": 1}, delivery)
+        length = len(self.line())
+        elapsed = time.perf_counter() - began
+        self._finish()
+        return elapsed, length
+
+    def _finish(self):
+        line = self.line()
+        assert b'"_callback_state":2' in line, line[:200]
+
+    def peak(self):
+        """The most memory that its process ever had, in MB."""
+        return peakMemory(Path(f"/proc/{self._process.pid}/status"))
+
+    def stop(self):
+        """Stop it, and wait for that."""
+        self._lines.close()
+        self._socket.close()
+        self._process.terminate()
+        self._process.wait()
+        self._process.stdout.close()
+
+
+def _tokenInput(tokens):
+    return {"input_type": 1, "token_input": {"input_ids": tokens, "n_tokens": len(tokens)}}
