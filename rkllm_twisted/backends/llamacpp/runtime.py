@@ -87,5 +87,10 @@ class LlamaRuntime:
     def _checked(self, param: RKLLMParam) -> ModelFile:
         checking.checkParam(param)
         file = findModel(param.model_path)
-        checking.checkContext(file.name, param.max_context_len, file.header.contextLimit)
+        limit = file.header.contextLimit
+        checking.checkContext(file.name, param.max_context_len, limit)
+        length = param.max_context_len or min(limit or DEFAULT_CONTEXT, DEFAULT_CONTEXT)
+        checking.check(
+            "$.param.n_keep", param.n_keep, f"less than the context of {length} tokens", range(-1, length).__contains__
+        )
         return file

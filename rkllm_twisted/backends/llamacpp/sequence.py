@@ -108,7 +108,11 @@ class Sequence:
             block = self._nextBlock()
             end = self.computed + len(block)
             outputs = min(len(block), max(0, end - firstOutput, int(end == len(self.places))))
-            self._context.compute(self.number, self.computed, block, outputs)
+            try:
+                self._context.compute(self.number, self.computed, block, outputs)
+            except BaseException:
+                self.settle()
+                raise
             if self._whole == self.computed:
                 self._whole = end // BLOCK * BLOCK
             self.computed = end
@@ -126,13 +130,14 @@ class Sequence:
         self.computed += 1
 
     def settle(self) -> None:
-        """A step has failed or was stopped: let the KV cache hold what is known to be computed."""
-        self._context.cut(self.number, self.computed)
+        """A computation has failed or was stopped: let the KV cache hold what is known to be computed."""
+        self._cutTo(self.computed)
 
     def undo(self) -> None:
         """The run has failed, or was stopped before it said anything: go back to the history before it."""
         del self.places[self.began if self.isHistory else self.computed :]
         self._cut(len(self.places))
+        self.isHistory = self.isHistory and bool(self.places)
 
     # Room
 
@@ -195,15 +200,19 @@ class Sequence:
         if end >= self.computed:
             del self.places[end:]
         self._drop(start, end - start)
+        self.isHistory = self.isHistory and bool(self.places)
 
     def _cut(self, position: int) -> None:
         """Let the KV cache hold no more than the first places."""
         if position < self.computed:
-            if not self._context.cut(self.number, position):
-                position = 0
-                self._context.cut(self.number, 0)
-            self.computed = position
-            self._whole = min(self._whole, position // BLOCK * BLOCK)
+            self._cutTo(position)
+
+    def _cutTo(self, position: int) -> None:
+        if not self._context.cut(self.number, position):
+            position = 0
+            self._context.cut(self.number, 0)
+        self.computed = position
+        self._whole = min(self._whole, position // BLOCK * BLOCK)
 
 
 def agreement(one: Iterable[Place], other: Iterable[Place]) -> int:
