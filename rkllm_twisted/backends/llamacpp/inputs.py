@@ -16,6 +16,7 @@ from rkllm_twisted.values import (
     Capability,
     InputType,
     RKLLMEmbedInput,
+    RKLLMImage,
     RKLLMInput,
     RKLLMMultiModalInput,
     RKLLMParam,
@@ -90,18 +91,16 @@ class Inputs:
         if given.video is not None or given.audio is not None:
             kind = "video" if given.video is not None else "audio"
             raise NotSupported(f"the CPU backend takes images, no {kind}", needs=f"multimodal_input.{kind}")
-        image, tags = given.image, (self._param.img_start, self._param.img_end)
-        embed, rows, path, count = given.image_embed, given.n_image_tokens, f"{where}.image_embed", given.n_image
-        if image is not None:
-            embed, rows, path, count = (
-                image.image_embed,
-                image.n_image_tokens,
-                f"{where}.image.image_embed",
-                image.n_image,
-            )
-            tags = (image.image_start, image.image_end)
-        images = self._images(embed, count or int(bool(embed)), rows, path)
-        text = write(given.prompt.replace("<image>", f"{tags[0]}{IMAGE}{tags[1]}"))
+        block = where if given.image is None else f"{where}.image"
+        image = given.image or RKLLMImage(
+            image_embed=given.image_embed,
+            n_image_tokens=given.n_image_tokens,
+            n_image=given.n_image,
+            image_start=self._param.img_start,
+            image_end=self._param.img_end,
+        )
+        images = self._images(image, block)
+        text = write(given.prompt.replace("<image>", f"{image.image_start}{IMAGE}{image.image_end}"))
         parts = [self._tokens(part, begins and not index) for index, part in enumerate(text.split(IMAGE))]
         if len(parts) != len(images) + 1:
             raise InvalidParams(
@@ -109,10 +108,12 @@ class Inputs:
             )
         return [*parts[0], *chain.from_iterable((*image, *part) for image, part in zip(images, parts[1:], strict=True))]
 
-    def _images(self, embed: list[float], count: int, rows: int, path: str) -> list[list[Place]]:
+    def _images(self, image: RKLLMImage, where: str) -> list[list[Place]]:
+        count, rows = image.n_image or int(bool(image.image_embed)), image.n_image_tokens
         if not count:
             return []
-        places = self._rows(embed, count * rows, path, "n_image × n_image_tokens")
+        checking.check(f"{where}.n_image_tokens", rows, "1 or more, as there is an image", lambda value: value > 0)
+        places = self._rows(image.image_embed, count * rows, f"{where}.image_embed", "n_image × n_image_tokens")
         return [places[start : start + rows] for start in range(0, count * rows, rows)]
 
     def _rows(self, numbers: list[float], count: int, where: str, name: str) -> list[Place]:
