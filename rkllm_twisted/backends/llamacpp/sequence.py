@@ -104,6 +104,7 @@ class Sequence:
             Stopped, RuntimeCallFailed: What was computed stays computed.
         """
         began = self.computed
+        beganWhole = self._whole == began  # a block of both kinds is computed in parts, by everybody in the same ones
         while self.computed < len(self.places):
             block = self._nextBlock()
             end = self.computed + len(block)
@@ -113,7 +114,7 @@ class Sequence:
             except BaseException:
                 self.settle()
                 raise
-            if self._whole == self.computed:
+            if beganWhole:
                 self._whole = end // BLOCK * BLOCK
             self.computed = end
             blockDone(len(block), outputs)
