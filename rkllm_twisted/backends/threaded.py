@@ -80,8 +80,8 @@ class ThreadedBackend:
         )
 
     def _check(self, param: RKLLMParam) -> None:
+        self._runtime.checkParam(param)  # first: it may know the reason
         refuseParam(param, self.capabilities)
-        self._runtime.checkParam(param)
 
     def _init(self, param: RKLLMParam) -> IRuntimeModel:
         refuseParam(param, self.capabilities)

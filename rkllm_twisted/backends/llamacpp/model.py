@@ -23,6 +23,7 @@ from rkllm_twisted.values import (
     Capability,
     Delivery,
     InferMode,
+    RKLLMCrossAttnParam,
     RKLLMInferParam,
     RKLLMInput,
     RKLLMLoraAdapter,
@@ -232,6 +233,14 @@ class LlamaModel(RuntimeModel):
         """
         self._prompting.setTools(systemPrompt, tools, toolResponse)
         self._clear()
+
+    def setCrossAttnParams(self, params: RKLLMCrossAttnParam) -> None:
+        """Refused.
+
+        Raises:
+            NotSupported: With the reason.
+        """
+        raise NotSupported(checking.NO_CROSS_ATTENTION, needs=Capability.CROSS_ATTENTION.value)
 
     # The KV caches
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from rkllm_twisted.backends.llamacpp.header import BadFile, Header, MissingFile, readHeader
+from rkllm_twisted.backends.llamacpp.header import BadFile, Header, MissingFile, checkModel, readHeader
 from rkllm_twisted.errors import ModelLoadFailed
 
 
@@ -82,9 +82,12 @@ def findModel(name: str) -> ModelFile:
     assert path is not None
     try:
         header = readHeader(path)
+        checkModel(header)
     except BadFile as reason:
         hint = _hintAt(name) if isinstance(reason, MissingFile) else ""
         raise ModelLoadFailed(f"{name}: {reason}{hint}") from None
+    if header.values.get("general.type") == "adapter":
+        raise ModelLoadFailed(f"{name}: a LoRA adapter and no model, load it with rkllm.load_lora")
     return ModelFile(name, path, header, _systemPromptFor(path))
 
 

@@ -141,7 +141,8 @@ class TestFiles:
         assert refused(path) == f"it says that it has {layers} layers, expected 1 to 512"
 
     def test_adapter_is_no_model(self, refused, tmp_path):
-        assert "key not found in model" in refused(writeAdapter(tmp_path / "lora.gguf"), early=False)
+        expected = "a LoRA adapter and no model, load it with rkllm.load_lora"
+        assert refused(writeAdapter(tmp_path / "lora.gguf")) == expected
 
     def test_weights_that_are_no_numbers(self, refused, tmp_path):
         def spoil(weights):
@@ -151,7 +152,10 @@ class TestFiles:
         assert "invalid data" in refused(path, early=False)
 
     def test_model_loads_after_every_refusal(self, refused, load, tmp_path):
-        refused(writeAdapter(tmp_path / "lora.gguf"), early=False)
+        def spoil(weights):
+            weights["output_norm.weight"][3] = np.nan
+
+        refused(writeModel(tmp_path / "nan.gguf", alterWeights=spoil), early=False)
         assert Run(load(CYCLE), "x", greedy(max_new_tokens=3)).text == "abc"
 
 
