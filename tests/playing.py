@@ -1,0 +1,91 @@
+"""Plays conversations with the server, line by line; tests/transcripts/README.md has the notation."""
+
+import re
+
+import msgspec
+
+OTHER_USERS = ("x", "y", "z")
+
+
+class Transcript:
+    """A conversation that is played with a server.
+
+    Args:
+        text: The conversation.
+        server: The server.
+    """
+
+    def __init__(self, text, server):
+        self._server = server
+        self._peers = {}
+        self._waiting = {}
+        self._lines = text.splitlines()
+
+    async def play(self):
+        for number, line in enumerate(self._lines, 1):
+            step = re.match(r"([a-z]?)(-->|<--|--\||--x|<-\||~~~|\$)\s?(.*)", line)
+            if step:
+                await self._step(*step.groups(), f"line {number}")
+            else:
+                assert not line or line.startswith("#"), f"line {number}: {line!r} is no step"
+        await self.ended()
+        self._collect()
+        assert not any(self._waiting.values()), f"came and was not expected: {self._waiting}"
+
+    async def _step(self, name, kind, rest, where):
+        if kind == "$":
+            self.command(rest)
+            return
+        peer = self._peer(name)
+        if kind == "-->":
+            peer.send(rest.encode() + b"\n")
+        elif kind == "--|":
+            peer.finishWriting()
+        elif kind == "--x":
+            peer.disconnect()
+        elif kind == "<-|":
+            assert peer.transport.disconnecting, f"{where}: the connection is open"
+        elif kind == "<--":
+            await self._expect(name, rest, where)
+        self._collect(float(rest) if kind == "~~~" else 0)
+
+    async def _expect(self, name, rest, where):
+        while not self._waiting[name]:
+            assert await self.arrival(name), f"{where}: nothing came, expected {rest}"
+            self._collect()
+        came = self._waiting[name].pop(0)
+        assert self.agrees(msgspec.json.decode(rest), came), f"{where}: {msgspec.json.encode(came).decode()} came"
+
+    def _peer(self, name):
+        if name not in self._peers:
+            self._peers[name] = self._server.connect(uid=1000 if name in OTHER_USERS else 0)
+            self._waiting[name] = []
+        return self._peers[name]
+
+    def _collect(self, seconds=0):
+        for name, peer in self._peers.items():
+            self._waiting[name] += peer.received(seconds)
+            seconds = 0
+
+    # What a backend that takes its time does otherwise
+
+    async def arrival(self, name):
+        """Wait until more has come for a peer; false if nothing will. A backend in memory has said all that is due."""
+        return False
+
+    async def ended(self):
+        """Wait until nothing more can come."""
+
+    def agrees(self, expected, came):
+        """Whether a line is the one that was expected."""
+        return expected == came
+
+    def command(self, line):
+        """Run a command in the daemon's directory."""
+        raise AssertionError(f"a conversation in memory has no directory for {line!r}")
+
+
+def optionsOf(text, key="Options"):
+    """The pairs of a line such as ``# Options: maxQueue=1``, as texts."""
+    found = re.search(rf"^# {key}: (.*)$", text, re.MULTILINE)
+    return dict(pair.split("=", 1) for pair in found[1].split() if "=" in pair) if found else {}
