@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from rkllm_twisted.backends.llamacpp.header import BLOCKS, FLOAT, STRING, BadFile, Header, readHeader
+from rkllm_twisted.backends.llamacpp.header import FLOAT, NUMBERS, STRING, BadFile, Header, readHeader
 from rkllm_twisted.backends.llamacpp.library import Library
 from rkllm_twisted.errors import InvalidParams, RuntimeCallFailed
 from rkllm_twisted.ranges import cut, nearest
@@ -21,8 +21,6 @@ from rkllm_twisted.values import RKLLMLoraAdapter, RKLLMLoraParam
 
 KINDS = {"general.architecture": STRING, "adapter.type": STRING, "adapter.lora.alpha": FLOAT}
 """The values that llama.cpp reads of an adapter, beside ``general.type``, and their types."""
-NUMBERS = frozenset(BLOCKS) - {24, 25, 26, 27, 28}
-"""The types of weights that can be multiplied: not the integers, and not F64."""
 
 
 class Adapter(Struct, frozen=True):
@@ -116,7 +114,7 @@ def checkAdapter(header: Header) -> None:
             raise BadFile(f"the value of {key!r} has the type {found}, expected {expected}")
     for name, tensor in header.tensors.items():
         if tensor.kind not in NUMBERS:
-            raise BadFile(f"the weights of {cut(name)!r} have the type {tensor.kind}, which cannot be multiplied")
+            raise BadFile(f"the weights of {cut(name)!r} have the type {tensor.kind}, which cannot be computed with")
         if any(size != 1 for size in tensor.dimensions[2:]):
             raise BadFile(f"{cut(name)!r} has {len(tensor.dimensions)} dimensions, expected 2")
     down, up = (header.tensors.get(f"token_embd.weight.lora_{half}") for half in "ab")

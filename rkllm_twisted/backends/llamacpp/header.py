@@ -1,11 +1,12 @@
 """What a GGUF file says of itself, read before llama.cpp may see it.
 
-llama.cpp answers a bad file with an error in nearly every case, but a few fail an assertion, which ends the process.
-Those that damage can cause were found by loading thousands of mutated headers: two equal tokens in the vocabulary
-(``id_to_token.size() == token_to_id.size()`` in llama-vocab.cpp, 1 mutation in 100), and an impossible number of layers
-(llama-model.cpp, 1 in 3000). So these are looked for here first. The other way, loading an unknown file once in a child
-process, would cover faults that nobody knows of yet, but costs a process, twice the loading time and twice the memory
-for every init; whoever takes files from strangers runs the whole backend in a child process.
+llama.cpp answers a bad file with an error in nearly every case, but a few end the process. Those that damage can cause
+were found by loading thousands of mutated headers: two equal tokens in the vocabulary (``id_to_token.size() ==
+token_to_id.size()`` in llama-vocab.cpp, 1 mutation in 100), an impossible number of layers (llama-model.cpp, 1 in
+3000); and by writing every type in the place of every other: weights that cannot be computed with, an unknown scaling
+of positions. So these are looked for here first. The other way, loading an unknown file once in a child process, would
+cover faults that nobody knows of yet, but costs a process, twice the loading time and twice the memory for every init;
+whoever takes files from strangers runs the whole backend in a child process.
 
 A file that lacks its end is refused by llama.cpp itself, but it is asked only when the model before it has been freed:
 so the length is looked at here too.
@@ -21,6 +22,8 @@ import stat
 import struct
 from dataclasses import dataclass, field
 from typing import BinaryIO
+
+from rkllm_twisted.ranges import cut
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -71,6 +74,13 @@ BLOCKS = {
 }
 """How many weights of a type make a block and how many bytes that takes (ggml_blck_size and ggml_type_size of ggml.h).
 The types of what is only computed, Q8_1 and Q8_K, are in no file."""
+NUMBERS = frozenset(BLOCKS) - {24, 25, 26, 27, 28}
+"""The types of weights that can be computed with: not the integers, and not F64."""
+F32 = 0
+IDS = "tid2eid"
+"""Part of the names of the only tensors of integers that there are in models: tables of which expert serves a token."""
+SCALINGS = ("none", "linear", "yarn", "longrope")
+"""How positions may be scaled (LLAMA_ROPE_SCALING_TYPES of llama-model.cpp)."""
 PLACE = 600
 """Bytes that each place of a context takes beside the cache itself: 512 for the attention mask of a batch of 256
 tokens, the rest for bookkeeping (measured)."""
@@ -162,6 +172,22 @@ def readHeader(path: str) -> Header:
         raise BadFile(os.strerror(error.errno or 0).lower()) from None
     except ValueError as error:  # a NUL or a lone surrogate in the path
         raise BadFile(f"not a path ({error})") from None
+
+
+def checkModel(header: Header) -> None:
+    """Refuse a model over which llama.cpp would end the process, in loading it or in its first computation.
+
+    Raises:
+        BadFile: It is one.
+    """
+    scaling = header.values.get(f"{header.values.get('general.architecture')}.rope.scaling.type", "none")
+    if scaling not in SCALINGS:
+        raise BadFile(f"it says that its positions are scaled by {scaling!r}, expected {', '.join(SCALINGS)}")
+    for name, tensor in header.tensors.items():
+        if tensor.kind not in NUMBERS and IDS not in name:
+            raise BadFile(f"the weights of {cut(name)!r} have the type {tensor.kind}, which cannot be computed with")
+        if len(tensor.dimensions) == 1 and tensor.kind != F32:
+            raise BadFile(f"the weights of {cut(name)!r} have the type {tensor.kind}, expected {F32}")
 
 
 class _Reader:
