@@ -246,6 +246,7 @@ class TestReuse:
     def test_is_of_what_an_aborted_prompt_has_computed(self, load):
         rigged = Rigged()
         model = load(RANDOM, rigged.runtime)
+        Run(model, tokens([9]), keeping())  # a history, which ends here
         rigged.atDecode(3, lambda compute: model.abort() or compute())
         assert Run(model, tokens(IDS[:200])).reason == "abort"
         assert held(model) == IDS[:128]

@@ -15,6 +15,7 @@ from rkllm_twisted.backends.llamacpp import promptcache
 from rkllm_twisted.backends.llamacpp.promptcache import DIGEST, MAGIC, BadCache, fingerprint
 from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.values import (
+    InferMode,
     InputType,
     RKLLMEmbedInput,
     RKLLMExtendParam,
@@ -122,6 +123,24 @@ class TestLoading:
         prefilled(model, longer)
         model.loadPromptCache(str(saved))
         assert prefilled(model, longer) == len(longer) % 64
+
+    def test_gives_no_rows(self, load, saved):
+        model = load(RANDOM)
+        model.loadPromptCache(str(saved))
+        assert prefilled(model, mode=InferMode.RKLLM_INFER_GET_LOGITS) == LENGTH
+
+    def test_that_was_computed_otherwise_is_gone_when_it_is_released(self, load, path):
+        """A history is computed one token after the other; without it a prompt is computed in blocks, to the bit."""
+        model = load(RANDOM)
+        answer = Run(model, tokens(PROMPT[:10]), greedy(max_new_tokens=80, keep_history=1)).tokens[:80]
+        Run(model, tokens([9, 9]), saving(path, keep_history=1))
+        places = [*PROMPT[:10], *answer, 9, 9]
+        model = load(RANDOM)
+        assert prefilled(model, [*places[:70], 3]) == 71
+        model.loadPromptCache(str(path))
+        assert prefilled(model, [*places, 7]) == 1
+        model.releasePromptCache()
+        assert prefilled(model, [*places, 7]) == len(places) + 1
 
     def test_counts_until_it_is_released(self, load, saved):
         model = load(RANDOM)
