@@ -65,7 +65,7 @@ class Inputs:
         capability = KINDS[input.input_type]
         if (reason := self._takesNo.get(capability)) is not None:
             raise NotSupported(f"this model cannot take it: {reason}", needs=capability.value)
-        places = self._read(input, where, write, begins)
+        places = self._read(input, where, _saying(where, write), begins)
         if not places:
             raise InvalidParams(f"{where}.{input.MEMBERS[input.input_type]}: expected at least one token")
         if len(places) >= self._context.length:
@@ -126,3 +126,15 @@ class Inputs:
                 raise InvalidParams(f"{where}[{index}]: expected a number that a float of C can hold, got {number!r}")
         data, size = array("f", numbers).tobytes(), width * 4
         return [data[start : start + size] for start in range(0, len(data), size)]
+
+
+def _saying(where: str, write: Write) -> Write:
+    """What writes a turn, which knows of one input only, with errors that say which input it was."""
+
+    def written(prompt: str) -> str:
+        try:
+            return write(prompt)
+        except InvalidParams as error:
+            raise InvalidParams(error.detail.replace("$.rkllm_input", where, 1)) from None
+
+    return written

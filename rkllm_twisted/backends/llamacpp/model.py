@@ -153,7 +153,10 @@ class LlamaModel(RuntimeModel):
             places.append(self._inputs.places(input, where, write, begins=not continues))
             tensors.check(len(places[-1]))
             if continues:
-                sequence.makeRoomFor(len(places[-1]), self._kept)
+                sequence.checkRoomFor(len(places[-1]), self._kept)
+        for sequence, new in zip(self._sequences, places, strict=True):  # now that none of them is refused
+            if keeps and sequence.isHistory:
+                sequence.makeRoomFor(len(new), self._kept)
         return places
 
     def _begin(self, places: list[list[Place]], keeps: bool, adapter: Adapter, *, reuses: bool) -> None:

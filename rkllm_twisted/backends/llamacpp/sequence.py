@@ -159,22 +159,30 @@ class Sequence:
         excess = len(self.places) - self._context.length
         self._drop(keep, max(excess, (len(self.places) - keep) // 2))
 
-    def makeRoomFor(self, count: int, kept: Callable[[Sequence], int]) -> None:
-        """Drop old places, if need be, so that a run can continue with so many more.
+    def checkRoomFor(self, count: int, kept: Callable[[Sequence], int]) -> None:
+        """Refuse a run for which `makeRoomFor` could not make room.
 
         Args:
-            count: How many more.
+            count: How many places it has to say.
             kept: How many of the first places stay.
 
         Raises:
             PromptTooLong: There is no room for them behind the places that stay.
         """
         length = self._context.length
-        excess = len(self.places) + count + 1 - length
+        if len(self.places) + count >= length and (keep := kept(self)) + count >= length:
+            raise PromptTooLong(tokens=keep + count, limit=length)
+
+    def makeRoomFor(self, count: int, kept: Callable[[Sequence], int]) -> None:
+        """Drop old places, if need be, so that a run can continue with so many more.
+
+        Args:
+            count: How many more, as `checkRoomFor` has allowed.
+            kept: How many of the first places stay.
+        """
+        excess = len(self.places) + count + 1 - self._context.length
         if excess > 0:
             keep = kept(self)
-            if keep + count >= length:
-                raise PromptTooLong(tokens=keep + count, limit=length)
             self._drop(keep, max(excess, (len(self.places) - keep) // 2))
 
     def _drop(self, start: int, count: int) -> None:
