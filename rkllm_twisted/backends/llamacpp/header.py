@@ -150,6 +150,13 @@ class Header:
         return value if isinstance(value, int) else None
 
 
+def withoutWaiting(path: str, flags: int) -> int:
+    """Open a file, as an ``opener`` of `open`: a named pipe that nobody writes to cannot hold us. For regular files it
+    makes no difference.
+    """
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
 def readHeader(path: str) -> Header:
     """Read and check the header of a file. May block for as long as the disk takes (50 ms for 49152 tokens).
 
@@ -158,8 +165,7 @@ def readHeader(path: str) -> Header:
         MissingFile: It is missing.
     """
     try:
-        # O_NONBLOCK so that a named pipe nobody writes to cannot hold us; for regular files it means nothing.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb", buffering=1 << 20) as file:
+        with open(path, "rb", buffering=1 << 20, opener=withoutWaiting) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise BadFile("not a regular file")

@@ -17,6 +17,7 @@ import msgspec
 from msgspec import Struct
 
 from rkllm_twisted.backends.llamacpp.context import Place
+from rkllm_twisted.backends.llamacpp.header import withoutWaiting
 from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.values import RKLLMPromptCacheParam
 
@@ -153,7 +154,7 @@ def load(path: str, model: str, limit: int) -> PromptCache:
         BadCache: It is missing, unreadable, something else, damaged, of another model, or too long.
     """
     try:
-        with open(path, "rb", opener=_withoutWaiting) as file:
+        with open(path, "rb", opener=withoutWaiting) as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise BadCache("not a regular file")
             if file.read(len(MAGIC)) != MAGIC:
@@ -173,10 +174,6 @@ def load(path: str, model: str, limit: int) -> PromptCache:
     if len(described.places) >= limit:
         raise BadCache(f"of {len(described.places)} tokens, the context holds {limit} and needs room for one more")
     return PromptCache(list(described.places), described.adapter, body[end:])
-
-
-def _withoutWaiting(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_NONBLOCK)  # a named pipe would wait for somebody to write to it
 
 
 def failed(reason: str) -> RuntimeCallFailed:

@@ -74,7 +74,9 @@ class TestFiles:
         assert refused("smollm2.gguf") == "no such file or directory"
 
     def test_directory(self, refused, tmp_path):
+        before = len(os.listdir("/proc/self/fd"))
         assert refused(tmp_path) == "is a directory"
+        assert len(os.listdir("/proc/self/fd")) == before
 
     def test_empty(self, refused, tmp_path):
         (tmp_path / "empty.gguf").touch()
