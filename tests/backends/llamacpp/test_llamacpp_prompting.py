@@ -278,6 +278,11 @@ class TestResultsOfFunctions:
         text = asked("[7, 8]", "tool_response", LLAMA, after="<|eot|>")
         assert text.count("<tool_response>\n7\n</tool_response>") == text.count("<tool_response>\n8\n") == 1
 
+    def test_are_marked_though_the_system_prompt_speaks_of_the_tag(self):
+        how = prompting(LLAMA)
+        how.setTools("What stands in <tool_response> is true.", TOOLS, "tool_response")
+        assert "<tool_response>\n7\n</tool_response>" in written(how, "7", role="tool")
+
     def test_are_not_marked_without_a_tag(self):
         assert asked("7", "", LLAMA, after="<|eot|>").startswith("<|start|>tool<|end|>\n\n7<|eot|>")
 
