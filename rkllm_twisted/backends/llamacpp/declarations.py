@@ -141,6 +141,7 @@ llama_sampler *llama_sampler_init_mirostat(int32_t n_vocab, uint32_t seed, float
 llama_sampler *llama_sampler_init_mirostat_v2(uint32_t seed, float tau, float eta);
 
 size_t strlen(const char *text);
+int malloc_trim(size_t pad);
 """
 
 DIFFERENCES: dict[Provider, dict[str, str]] = {

@@ -60,6 +60,7 @@ def load(library: Library, file: ModelFile, *, contextLength: int, threads: int,
         c, model = library.c, _loadModel(library, file.path)
         if not model:
             raise failed(reasons())
+        owned.callback(library.giveBack)  # after all else
         owned.callback(c.llama_model_free, model)
         limit = c.llama_model_n_ctx_train(model)
         checkContext(file.name, contextLength, limit)
