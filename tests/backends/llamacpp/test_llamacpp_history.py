@@ -324,6 +324,14 @@ class TestFullContext:
         assert held(model) == [*before[:3], *before[3 + 29 :]]
 
 
+def test_places_that_move_are_not_computed_again(load):
+    rigged, sizes = Rigged(), []
+    decode = rigged.library.c.llama_decode
+    rigged.answers["llama_decode"] = lambda context, batch: sizes.append(batch.n_tokens) or decode(context, batch)
+    Run(load(RANDOM, rigged.runtime, max_context_len=40, n_keep=4), tokens(IDS[:30]), greedy(max_new_tokens=50))
+    assert sizes == [30, *[1] * 49]
+
+
 @pytest.mark.parametrize("cache", ["stays", "whole"])
 def test_recomputed_places_say_what_they_say_alone(load, cache):
     model, asked = load(RANDOM, Rigged(cache).runtime, max_context_len=80, n_keep=5), []
