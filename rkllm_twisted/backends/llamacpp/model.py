@@ -17,7 +17,7 @@ from rkllm_twisted.backends.llamacpp.prompting import Prompting
 from rkllm_twisted.backends.llamacpp.sampling import SamplerChain
 from rkllm_twisted.backends.llamacpp.sequence import Sequence, agreement
 from rkllm_twisted.backends.llamacpp.tensors import Tensors
-from rkllm_twisted.errors import InvalidParams, NotSupported, RuntimeCallFailed
+from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, RuntimeCallFailed
 from rkllm_twisted.interfaces import OnResult, refuseUnsupported
 from rkllm_twisted.values import (
     Capability,
@@ -195,8 +195,11 @@ class LlamaModel(RuntimeModel):
         return self._systemPlaces(sequence) if asked < 0 else min(asked, len(sequence.places))
 
     def _systemPlaces(self, sequence: Sequence) -> int:
-        """How many of the first places are the system prompt."""
-        system = self._loaded.vocabulary.tokenize(self._prompting.turns.system(), self._context.length)
+        """How many of the first places are the system prompt; none, where it is longer than the context."""
+        try:
+            system = self._loaded.vocabulary.tokenize(self._prompting.turns.system(), self._context.length)
+        except PromptTooLong:
+            return 0
         return agreement(system, sequence.places)
 
     def abort(self) -> None:

@@ -369,6 +369,13 @@ class TestFullContextOfTexts:
         model.clearKVCache(True, None)
         assert held(model) == []
 
+    def test_with_a_system_prompt_that_could_never_fit(self, load):
+        model = load(RANDOM, max_context_len=40)
+        model.setChatTemplate("Be brief. " * 1000, "", "")
+        assert len(said(Run(model, tokens(IDS[:30]), greedy(max_new_tokens=50)))) == 50
+        model.clearKVCache(True, None)
+        assert held(model) == []
+
     @pytest.mark.parametrize(("limit", "asked", "context"), [(300, 0, 300), (2048, 100, 100), (9000, 0, 2048)])
     def test_more_cannot_stay_than_there_is(self, load, limit, asked, context):
         with pytest.raises(
