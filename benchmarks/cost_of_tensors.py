@@ -6,8 +6,9 @@ Logits are one row of the whole vocabulary, for a prompt of 8 tokens; hidden sta
 tokens. The daemon spells both as JSON and as base64. Directly, the rows are copied out of C's memory and nothing is
 spelled. Every measurement has a process of its own, which has generated two tokens before, so that the weights are in
 memory. The time is that of the computation and of all that comes after it, until the client has the line, which it does
-not parse. The memory is the most that the process ever had (VmHWM), the model in it. The sides take turns; each figure
-is a median over the rounds, and a ratio the median of the rounds' own.
+not parse; the CPU time is that of the process in it, and says more on a busy machine. The memory is the most that the
+process ever had (VmHWM), the model in it. The sides take turns; each figure is a median over the rounds, and a ratio
+the median of the rounds' own.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import subprocess
 import sys
 import tempfile
 
-from sides import Daemon, Direct, machine
+from sides import Daemon, Direct, machine, measured
 
 LOGITS, HIDDEN = 2, 1
 
@@ -34,18 +35,18 @@ class Measure:
         self.prompt = list(range(1000, 1000 + (rows if mode == HIDDEN else 8)))
 
     def daemon(self, model):
-        """Seconds, MB and the bytes of the reply, through a daemon."""
+        """Seconds, CPU seconds, MB and the bytes of the reply, through a daemon."""
         with tempfile.TemporaryDirectory() as directory:
             daemon = Daemon(model, directory)
             daemon.generate(self.prompt[:8], 2)
             rows = "all" if self.mode == HIDDEN else "last"
-            seconds, length = daemon.tensors(self.prompt, self.mode, rows, self.spelling)
+            times = measured(daemon, daemon.tensors, self.prompt, self.mode, rows, self.spelling)
             peak = daemon.peak()
             daemon.stop()
-        return seconds, peak, length
+        return *times, peak, daemon.replyLength
 
     def direct(self, model):
-        """Seconds and MB in a process that does nothing else."""
+        """Seconds, CPU seconds and MB in a process that does nothing else."""
         command = [sys.executable, __file__, "--model", model, "--direct", json.dumps([self.mode, self.prompt])]
         return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
 
@@ -54,8 +55,8 @@ def driveDirectly(model, mode, prompt):
     """What the child process does."""
     direct = Direct(model)
     direct.generate(prompt[:8], 2)
-    seconds = direct.hiddenStates(prompt) if mode == HIDDEN else direct.logits(prompt)
-    print(json.dumps([seconds, direct.peak()]))
+    times = measured(direct, direct.hiddenStates if mode == HIDDEN else direct.logits, prompt)
+    print(json.dumps([*times, direct.peak()]))
 
 
 def compare(measure, model, rounds):
@@ -66,13 +67,12 @@ def compare(measure, model, rounds):
         order = (measure.direct, measure.daemon) if number % 2 else (measure.daemon, measure.direct)
         done = {side.__name__: side(model) for side in order}
         pairs.append((done["direct"], done["daemon"]))
-    time = [statistics.median(pair[side][0] for pair in pairs) * 1000 for side in (0, 1)]
-    peak = [statistics.median(pair[side][1] for pair in pairs) for side in (0, 1)]
-    ratios = [statistics.median(daemon[what] / direct[what] for direct, daemon in pairs) for what in (0, 1)]
-    return (
-        f"{measure.name:20} {measure.spelling:7} {pairs[0][1][2] / 1e6:8.2f} {time[0]:10.1f} {time[1]:10.1f} "
-        f"{ratios[0]:6.2f} {peak[0]:10.0f} {peak[1]:10.0f} {ratios[1]:6.2f}"
-    )
+    sides = [[statistics.median(column) for column in zip(*side, strict=True)] for side in zip(*pairs, strict=True)]
+    ratios = [statistics.median(daemon[what] / direct[what] for direct, daemon in pairs) for what in range(3)]
+    cells = [f"{measure.name:19} {measure.spelling:6} {sides[1][3] / 1e6:8.2f}"]
+    for what, unit in enumerate((1000, 1000, 1)):
+        cells.append(f"{sides[0][what] * unit:8.1f} {sides[1][what] * unit:8.1f} {ratios[what]:5.2f}")
+    return "  ".join(cells)
 
 
 def main():
@@ -86,9 +86,8 @@ def main():
         driveDirectly(given.model, *json.loads(given.direct))
         return
     rounds, rows = (1, 100) if given.quick else (given.rounds, 1000)
-    print(machine())
-    print(f"{'':20} {'':7} {'reply MB':>8} {'direct ms':>10} {'daemon ms':>10} {'ratio':>6} ", end="")
-    print(f"{'direct MB':>10} {'daemon MB':>10} {'ratio':>6}")
+    print(f"{machine()}; of each: direct, daemon, daemon/direct")
+    print(f"{'':26} {'reply MB':>8}  {'time, ms':^23}  {'CPU time, ms':^23}  {'peak memory, MB':^23}")
     for mode in (LOGITS, HIDDEN):
         for spelling in ("json", "base64"):
             print(compare(Measure(mode, spelling, rows), given.model, rounds), flush=True)

@@ -6,7 +6,8 @@ Directly is a loop over the C functions, sample and decode, that throws the toke
 its own and its client reads the socket and parses nothing. Both generate the same greedy answer to the same prompt, in
 turns, each with one thread; the median of the round-by-round ratios is what counts on a noisy machine. Both times are
 of decode: from the first token to the last, as the one who receives them sees it. The memory is the most that the
-process ever had (VmHWM), the model in it.
+process ever had (VmHWM), the model in it. The CPU time is that of the process for the whole run; on a busy machine it
+says more than the time does.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import argparse
 import statistics
 import tempfile
 
-from sides import Daemon, Direct, machine
+from sides import Daemon, Direct, machine, measured
 
 PROMPT = "Tell me a long story about a fox."
 
@@ -29,7 +30,7 @@ def main():
     given = parser.parse_args()
     rounds, tokens = (3, 40) if given.quick else (given.rounds, given.tokens)
     print(machine())
-    print("round  direct tok/s  daemon tok/s  time, daemon/direct")
+    print("round  direct tok/s  daemon tok/s  daemon/direct: time  CPU time")
     ratios = []
     with tempfile.TemporaryDirectory() as directory:
         direct, daemon = Direct(given.model), Daemon(given.model, directory)
@@ -39,13 +40,13 @@ def main():
         for number in range(rounds):
             # Who goes first alternates, so that a machine that slows down or speeds up favours neither.
             order = (direct, daemon) if number % 2 else (daemon, direct)
-            times = {one: one.generate(prompt, tokens) for one in order}
-            ratios.append(times[daemon] / times[direct])
-            rates = [(tokens - 1) / times[one] for one in (direct, daemon)]
-            print(f"{number:5}  {rates[0]:12.1f}  {rates[1]:12.1f}  {ratios[-1]:19.3f}")
+            times = {one: measured(one, one.generate, prompt, tokens) for one in order}
+            ratios.append([one / other for one, other in zip(times[daemon], times[direct], strict=True)])
+            rates = [(tokens - 1) / times[one][0] for one in (direct, daemon)]
+            print(f"{number:5}  {rates[0]:12.1f}  {rates[1]:12.1f}  {ratios[-1][0]:19.3f}  {ratios[-1][1]:8.3f}")
         peaks = direct.peak(), daemon.peak()
         daemon.stop()
-    print(f"time, daemon/direct: median {statistics.median(ratios):.3f}")
+    print("median{:49.3f}{:10.3f}".format(*map(statistics.median, zip(*ratios, strict=True))))
     print(f"peak memory: direct {peaks[0]:.0f} MB, daemon {peaks[1]:.0f} MB, daemon/direct {peaks[1] / peaks[0]:.3f}")
 
 
