@@ -213,6 +213,7 @@ class TestReuse:
 
     def test_is_not_of_answers(self, load):
         model = load(RANDOM)
+        Run(model, tokens([*IDS[:70], *IDS[200:330]]), greedy(max_new_tokens=1))
         answer = said(Run(model, tokens(IDS[:100]), greedy(max_new_tokens=60)))
         run = Run(model, tokens([*IDS[:100], *answer]), greedy(max_new_tokens=1))
         assert run.perf.prefill_tokens == 100 + len(answer) - BLOCK
