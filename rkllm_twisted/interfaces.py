@@ -181,7 +181,9 @@ class IRuntimeModel(Interface):
         """
 
     def setCrossAttnParams(params: RKLLMCrossAttnParam) -> None:
-        """Set the encoder's output for cross attention."""
+        """Set the encoder's output for cross attention: for the runs from here on, of a model loaded for that
+        (``use_cross_attn``).
+        """
 
 
 class IResultReceiver(Interface):
