@@ -762,7 +762,7 @@ def test_chatClears() -> None:
 @pytest.mark.parametrize(
     ("code", "message", "said"),
     [
-        (-32000, "model not initialized", "nothing has been said yet\n"),
+        (-32000, "model not initialized", "nothing to forget: no model is loaded\n"),
         (
             -32008,
             "not supported: this needs clear_kv_cache",

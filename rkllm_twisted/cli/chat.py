@@ -99,7 +99,7 @@ class Chat:
         except CancelledError:
             self._terminal.note("interrupted, nothing was forgotten")
         except ModelNotInitialized:
-            self._terminal.note("nothing has been said yet")
+            self._terminal.note("nothing to forget: no model is loaded")
         except RKLLMError as error:
             self._terminal.error(sentence(error, "chat"))
         else:
