@@ -9,7 +9,6 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends.llamacpp import makeBackend
-from rkllm_twisted.backends.llamacpp.sampling import PENALTY_WINDOW
 from rkllm_twisted.errors import InvalidParams
 from rkllm_twisted.values import RKLLMInferParam, RKLLMSamplingParam
 from tests.backends.llamacpp.asking import logitRows, logitsOf, said, someTokens, tokenInput
@@ -21,6 +20,8 @@ PROMPT = tokenInput(someTokens(20))
 PLAIN = RKLLMSamplingParam(top_k=0, top_p=1.0, temperature=1.0, repeat_penalty=1.0)
 """Nothing but the probabilities of the model."""
 DRAWS = 200
+PENALTY_WINDOW = 64
+"""How many of the last tokens the penalties look at, by llama.cpp's own default."""
 
 
 @pytest.fixture
