@@ -284,21 +284,28 @@ def test_aLinkInPlaceOfTheNode(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("compatible", "online", "allowed", "state", "todo"),
+    ("compatible", "online", "allowed", "state", "taken"),
     [
-        ("rockchip,rk3588", "0-7", "0-7", "ok", ""),
-        ("rockchip,rk3562", "0-3", "0-3", "ok", ""),
-        ("rockchip,rk3576", "0-5", "0-5", "warning", '"enabled_cpus_num": 4, "enabled_cpus_mask": 60'),
-        ("rockchip,rk3588", "0-7", "0-3,6", "warning", '"enabled_cpus_num": 4, "enabled_cpus_mask": 78'),
-        ("rockchip,rk3562", "0-1", "0-3", "warning", '"enabled_cpus_num": 2, "enabled_cpus_mask": 3'),
+        ("rockchip,rk3588", "0-7", "0-7", "ok", "4-7"),
+        ("rockchip,rk3576", "0-7", "4-7", "ok", "4-7"),
+        ("rockchip,rk3588", "0-7", "0-7,9-99", "ok", "4-7"),
+        ("rockchip,rk3588", "0-7", "4-6", "ok", "4-6"),
+        ("rockchip,rk3588", "0-5", "0-7", "warning", "2-5"),
+        ("rockchip,rk3576", "0-7", "0-3,6", "warning", "1-3,6"),
+        ("rockchip,rk3588", "0-7", "6-7", "problem", "6-7"),
+        ("rockchip,rk3576", "0-7", "6-7", "ok", "6-7"),
+        ("rockchip,rk3562", "0-3", "0-3", "ok", "0-3"),
+        ("rockchip,rk3562", "0-1", "0-3", "ok", "0-1"),
     ],
 )
-def test_theDefaultMask(root: Path, compatible: str, online: str, allowed: str, state: str, todo: str) -> None:
+def test_theDefaultMask(root: Path, compatible: str, online: str, allowed: str, state: str, taken: str) -> None:
     machine = MadeUp(root).write("proc/device-tree/compatible", f"{compatible}\0")
     machine.write("sys/devices/system/cpu/online", f"{online}\n")
     machine.write("proc/self/status", f"Cpus_allowed_list:\t{allowed}\n")
     found = npu.cpus(machine.look())
-    assert (found.state.value, todo in found.todo) == (state, True)
+    assert found.state.value == state
+    assert found.found.startswith(f"CPUs {taken} by default, of ")
+    assert bool(found.todo) is (state != "ok")
 
 
 def test_cpusThatCannotBeTold(root: Path) -> None:

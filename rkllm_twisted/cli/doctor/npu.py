@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from grp import getgrgid
 
+from rkllm_twisted.backends.rkllm.cpus import COUNT, NAMED
 from rkllm_twisted.cli.doctor.findings import Finding, State
 from rkllm_twisted.cli.doctor.machine import CHIPS, Machine, Version
 
@@ -12,10 +13,11 @@ WANTED: Version = (0, 9, 8)
 """The driver that the manual asks for (1.3.0, section 2.4)."""
 THRESHOLD: Version = (0, 9, 7)
 """Below this the library itself warns (text in 1.2.1b1), and goes on."""
-DEFAULT_CPUS = {"RK3588": 0xF0, "RK3576": 0xF0}
-"""The mask that the vendor's servers set, and the default of runtime 1.3.1 by a measurement on an RK3588S: the four big
-cores. Elsewhere CPUs 0 to 3, the only ones of chips with four cores (manual 1.3.0, section 3.2.2)."""
-LITTLE_CPUS = 0x0F
+BIG_CPUS = {4, 5, 6, 7}
+"""Of RK3588 and RK3576: the mask of the vendor's servers there. Which are taken changes the speed of prefill about five
+times (measured by dmmdea/offload-harness on an RK3588S with 1.3.1)."""
+LEAST_ON_RK3588 = 3
+"""As many as NPU cores; fewer are refused (the same, measured)."""
 UPDATE = "boot a kernel with the vendor's rknpu driver 0.9.8 (5.10 or 6.1, or built for yours): docs/howto/board.md"
 
 
@@ -140,34 +142,21 @@ def _listed(paths: list[str]) -> str:
 
 
 def cpus(machine: Machine) -> Finding:
-    """Whether the CPUs that the runtime takes by default are there."""
-    usable = machine.cpus()
+    """Whether the CPUs that the backend takes by default, the last ones that it may use, are those that it should."""
+    usable, isRK3588 = machine.cpus(), machine.chip() == "RK3588"
     if not machine.isBoard():
         return Finding("cpu mask", State.ABSENT, "matters only to the NPU's runtime")
     if not usable:
         return Finding("cpu mask", State.WARNING, "cannot tell which CPUs may be used")
-    mask = DEFAULT_CPUS.get(machine.chip() or "", LITTLE_CPUS)
-    lacking = _bits(mask) - usable
-    said = f"CPUs {_ranges(_bits(mask))} by default, of {_ranges(usable)}"
-    if not lacking:
-        return Finding("cpu mask", State.OK, said)
-    # airockchip/rknn-llm issue 474.
-    return Finding(
-        "cpu mask",
-        State.WARNING,
-        f"{said}; a model does not load with a mask of CPUs that may not be used ({_ranges(lacking)})",
-        f"load models with {_mask(usable)} in extend_param",
-    )
-
-
-def _mask(usable: set[int]) -> str:
-    """A mask of the highest numbers, which are the big cores where there are two kinds, and no more than four."""
-    chosen = sorted(usable & set(range(8)))[-4:]
-    return f'"enabled_cpus_num": {len(chosen)}, "enabled_cpus_mask": {sum(1 << cpu for cpu in chosen)}'
-
-
-def _bits(mask: int) -> set[int]:
-    return {bit for bit in range(mask.bit_length()) if mask >> bit & 1}
+    taken = set(sorted(usable & set(range(NAMED)))[-COUNT:])
+    said = f"CPUs {_ranges(taken)} by default, of {_ranges(usable)}"
+    more = "let the daemon use more CPUs: its cgroup or container, taskset, CPUAffinity= in a systemd unit"
+    if isRK3588 and len(taken) < LEAST_ON_RK3588:
+        return Finding("cpu mask", State.PROBLEM, f"{said}; on an RK3588 no model loads with less than three", more)
+    if (isRK3588 or machine.chip() == "RK3576") and taken - BIG_CPUS:
+        slow = f"{said}; the big ones are {_ranges(BIG_CPUS)}, and prompts are read up to five times slower without"
+        return Finding("cpu mask", State.WARNING, slow, more)
+    return Finding("cpu mask", State.OK, said)
 
 
 def _ranges(numbers: set[int]) -> str:
