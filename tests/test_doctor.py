@@ -356,7 +356,7 @@ class Ended:
 @pytest.mark.parametrize(
     ("child", "found", "todo"),
     [
-        (Ended(-4), "opening it ended the process with SIGILL", ""),
+        (Ended(-4), "opening it ended the process by signal 4 (Illegal instruction)", ""),
         (Ended(3), "it ended the process", ""),
         (
             Ended(1, "Traceback\nOSError: libgomp.so.1: cannot open shared object file: No such file or directory\n"),
@@ -374,6 +374,10 @@ def test_whatKeepsALibraryClosed(child: Ended, found: str, todo: str, monkeypatc
     monkeypatch.setattr(library.subprocess, "run", lambda *arguments, **options: child)
     closed = library.opens(sys.executable)
     assert (closed.state, closed.found, todo in closed.todo) == (State.PROBLEM, found, True)
+
+
+def test_aLibraryThatHasGone() -> None:
+    assert library.opens("/nowhere.so").found == "it could not be tried: No such file or directory: /nowhere.so"
 
 
 def test_aLibraryThatHangs(monkeypatch: pytest.MonkeyPatch) -> None:

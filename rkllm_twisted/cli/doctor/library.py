@@ -51,9 +51,9 @@ def family(path: str, detect: Detect) -> Finding:
 
 def opens(path: str, patience: float = PATIENCE) -> Finding:
     """Whether the library and what it needs can be opened here; tried in a child process, which it may take down."""
-    if not _isForThisCPU(path):
-        return _closed("it is for another kind of CPU", "take the one for this machine")
     try:
+        if not _isForThisCPU(path):
+            return _closed("it is for another kind of CPU", "take the one for this machine")
         child = subprocess.run(
             [sys.executable, "-c", OPEN, os.path.abspath(path)],
             stdin=subprocess.DEVNULL,
@@ -64,8 +64,11 @@ def opens(path: str, patience: float = PATIENCE) -> Finding:
         )
     except subprocess.TimeoutExpired:
         return _closed(f"opening it did not end within {patience:.0f} s")
+    except OSError as error:
+        return _closed(f"it could not be tried: {error.strerror}: {error.filename}")
     if child.returncode < 0:
-        return _closed(f"opening it ended the process with {signal.Signals(-child.returncode).name}")
+        number = -child.returncode
+        return _closed(f"opening it ended the process by signal {number} ({signal.strsignal(number)})")
     if child.returncode:
         *_, last = ["it ended the process", *child.stderr.splitlines()]
         return _closed(last.removeprefix("OSError: "))

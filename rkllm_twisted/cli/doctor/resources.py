@@ -117,7 +117,9 @@ def socket(address: str) -> Finding:
     except InUse:
         return Finding("socket", State.OK, f"a server is listening at {address}")
     except (AddressUnusable, ValueError) as error:
-        return Finding("socket", State.PROBLEM, str(error), "or name another path in RKLLM_UDS_PATH, or with --listen")
+        return Finding(
+            "socket", State.PROBLEM, str(error), "put that right, or name another path: RKLLM_UDS_PATH, or --listen"
+        )
     left = "; the socket that was left there will be replaced" if stale else ""
     return Finding("socket", State.OK, f"{path} can be listened on{left}")
 
