@@ -120,7 +120,7 @@ def test_aBoardWithAnOldDriver(root: Path, installed: None) -> None:
     assert (driver.state, driver.found.partition(":")[0]) == (State.PROBLEM, "rknpu 0.8.2 is too old")
     assert "0.9.8" in driver.todo
     assert report.serves == ["llamacpp"]
-    assert list(reportLines(report, None))[-1].startswith("The NPU cannot serve yet: driver. The backend llamacpp can")
+    assert list(reportLines(report))[-1].startswith("The NPU cannot serve yet: driver. The backend llamacpp can")
     assert {name for name, state in states(report).items() if state != "ok"} == {"driver"}
 
 
@@ -168,6 +168,15 @@ def test_aBoardWithTheStandin(root: Path, tmp_path: Path) -> None:
     assert report.serves == ["rkllm", "llamacpp"]
 
 
+def test_aLibraryThatOnlyTheDoctorWasTold(root: Path, installed: None) -> None:
+    """The backend would find none by itself; the command that starts the daemon names it."""
+    machine, makers = machines.rk3588(root), [maker("rkllm", f"{__name__}.why", 20), maker("llamacpp")]
+    report = examine(machine.look(), Subject(machine.path("s"), library="/opt/my rk:llm.so"), makers)
+    assert report.serves == ["rkllm", "llamacpp"]
+    assert report.start == r"twistd rkllm --backend 'rkllm:library=/opt/my rk\:llm.so' --model NAME_OR_PATH"
+    assert examined(machine, makers=makers).start == "twistd rkllm --backend llamacpp --model NAME_OR_PATH"
+
+
 def test_aBoardWithMainline(root: Path, installed: None) -> None:
     report = examined(machines.mainline(root))
     assert "rocket" in finding(report, "driver").found
@@ -178,7 +187,7 @@ def test_nothingServes(root: Path, missing: None) -> None:
     report = examined(machines.pc(root), makers=[maker("llamacpp", f"{__name__}.why")])
     assert report.serves == []
     assert finding(report, "backend llamacpp").found == "no llama.cpp here"
-    assert list(reportLines(report, None))[-1] == "Nothing can be served here yet."
+    assert list(reportLines(report))[-1] == "Nothing can be served here yet."
     assert whyNot(report, None) == "a model cannot be served here: no backend is usable"
 
 
@@ -395,7 +404,7 @@ def test_aModelForTheNPU(root: Path, tmp_path: Path, installed: None) -> None:
     assert finding(report, "model").found == f"{path}: a file of 5 MB, for the NPU backend rkllm"
     assert finding(report, "memory").found == "16.38 GB free, 5 MB for the model's file alone"
     assert report.serves == ["rkllm"]
-    assert list(reportLines(report, str(path)))[-1].endswith(f"twistd rkllm --backend rkllm --model {path}")
+    assert list(reportLines(report))[-1].endswith(f"twistd rkllm --backend rkllm --model {path}")
 
 
 def test_aModelForTheNPUOnAPC(root: Path, tmp_path: Path, missing: None) -> None:
@@ -505,12 +514,12 @@ def test_whatIsWritten() -> None:
         Finding("chip", State.ABSENT, "no NPU"),
         Finding("open files", State.WARNING, "64 allowed", "ulimit -n 164"),
     ]
-    assert list(reportLines(Report(["llamacpp"], findings), None)) == [
+    assert list(reportLines(Report(["llamacpp"], "twistd rkllm --model m", findings))) == [
         "absent   chip        no NPU",
         "warning  open files  64 allowed",
         "                     -> ulimit -n 164",
         "",
-        "There is no NPU here. The backend llamacpp can serve: twistd rkllm --backend llamacpp --model NAME_OR_PATH",
+        "There is no NPU here. The backend llamacpp can serve: twistd rkllm --model m",
     ]
 
 

@@ -69,7 +69,7 @@ def doctor(options: Namespace, terminal: Terminal) -> int:
 
     subject = Subject(options.socket, options.library, options.model)
     report = examine(Machine(), subject)
-    _show(report, list(reportLines(report, options.model)), options.json, terminal)
+    _show(report, list(reportLines(report)), options.json, terminal)
     if not report.serves:
         terminal.error(whyNot(report, options.model))
     return int(not report.serves)

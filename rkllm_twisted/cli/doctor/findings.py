@@ -41,4 +41,6 @@ class Report(Struct):
 
     serves: list[str]
     """The names of the backends that can serve here, the most preferred first."""
+    start: str | None
+    """The command that starts the daemon with the first of them."""
     findings: list[Finding]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from shlex import quote
 
 from msgspec import Struct
 
@@ -40,19 +41,32 @@ def examine(machine: Machine, subject: Subject, makers: Iterable[IBackendMaker] 
     ofNPU = [*_hardware(machine), *_library(machine, subject.library)]
     common = list(_resources(machine, subject))
     backends = [
-        (maker, maker.unusable())
+        (maker.name, maker.description, _unusable(maker, subject))
         for maker in (backendMakers() if makers is None else makers)
         if maker.preference is not None
     ]
-    canServe = [
-        maker.name
-        for maker, reason in backends
-        if reason is None
-        and (maker.name != NPU or all(finding.isFit for finding in ofNPU))
-        and (subject.model is None or maker.name == resources.backendOf(subject.model))
-    ]
     isFit = all(finding.isFit for finding in common)
-    return Report(canServe if isFit else [], [*ofNPU, *common, *(_backend(*each) for each in backends)])
+    serves = [
+        name
+        for name, _, reason in backends
+        if isFit
+        and reason is None
+        and (name != NPU or all(finding.isFit for finding in ofNPU))
+        and (subject.model is None or name == resources.backendOf(subject.model))
+    ]
+    start = _start(serves[0], subject) if serves else None
+    return Report(serves, start, [*ofNPU, *common, *(_backend(*each) for each in backends)])
+
+
+def _unusable(maker: IBackendMaker, subject: Subject) -> str | None:
+    """Why a backend cannot run; with a library that is named, that is for the checks of the library to say."""
+    return None if maker.name == NPU and subject.library is not None else maker.unusable()
+
+
+def _start(backend: str, subject: Subject) -> str:
+    if backend == NPU and subject.library is not None:
+        backend += ":library=" + subject.library.replace("\\", "\\\\").replace(":", "\\:")
+    return f"twistd rkllm --backend {quote(backend)} --model {quote(subject.model or 'NAME_OR_PATH')}"
 
 
 def _hardware(machine: Machine) -> Iterator[Finding]:
@@ -80,8 +94,7 @@ def _resources(machine: Machine, subject: Subject) -> Iterator[Finding]:
     yield resources.files(machine)
 
 
-def _backend(maker: IBackendMaker, reason: str | None) -> Finding:
-    name = f"backend {maker.name}"
+def _backend(name: str, description: str, reason: str | None) -> Finding:
     if reason is None:
-        return Finding(name, State.OK, maker.description)
-    return Finding(name, State.ABSENT, reason)
+        return Finding(f"backend {name}", State.OK, description)
+    return Finding(f"backend {name}", State.ABSENT, reason)

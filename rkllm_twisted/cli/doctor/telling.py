@@ -11,28 +11,21 @@ MARK = "-> "
 """Before what to do."""
 
 
-def reportLines(report: Report, model: str | None) -> Iterator[str]:
-    """A line for each check, one more where there is something to do, and what it all comes to.
-
-    Args:
-        report: What was found.
-        model: The model that was asked about; None for none in particular.
-    """
+def reportLines(report: Report) -> Iterator[str]:
+    """A line for each check, one more where there is something to do, and what it all comes to."""
     width = max(len(finding.name) for finding in report.findings)
     for finding in report.findings:
         yield f"{finding.state.value:<8} {finding.name:<{width}}  {finding.found}"
         if finding.todo:
             yield f"{'':<8} {'':<{width}}  {MARK}{finding.todo}"
     yield ""
-    yield _verdict(report, model)
+    yield _verdict(report)
 
 
-def _verdict(report: Report, model: str | None) -> str:
+def _verdict(report: Report) -> str:
     if not report.serves:
         return "Nothing can be served here yet."
-    best = report.serves[0]
-    start = f"twistd rkllm --backend {best} --model {model or 'NAME_OR_PATH'}"
-    return f"{_aboutTheNPU(report)}The backend {best} can serve: {start}"
+    return f"{_aboutTheNPU(report)}The backend {report.serves[0]} can serve: {report.start}"
 
 
 def _aboutTheNPU(report: Report) -> str:
@@ -48,7 +41,12 @@ def _problems(report: Report) -> str:
 
 
 def whyNot(report: Report, model: str | None) -> str:
-    """What stands in the way of every backend, in a line. Arguments as for `reportLines`."""
+    """What stands in the way of every backend, in a line.
+
+    Args:
+        report: What was found.
+        model: The model that was asked about; None for none in particular.
+    """
     if problems := _problems(report):
         reason = f"problems with: {problems}"
     else:
