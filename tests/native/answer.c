@@ -171,6 +171,44 @@ static bool sayName(const char *name, const Run *run, const RKLLMInput *input, c
     return true;
 }
 
+static void noteName(Text *line, const char *key, const Run *run, const RKLLMInput *input, const Prompt *prompt) {
+    char name[16];
+    Text value = {0};
+    snprintf(name, sizeof name, "{%s}", key);
+    sayName(name, run, input, prompt, &value);
+    textAdd(line, ", \"%s\": ", key);
+    textAddQuoted(line, value.bytes);
+    textFree(&value);
+}
+
+/* Into the log: what a run was given. */
+void noteRun(const Run *run, int batch) {
+    static const char *const NAMES[] = {"input", "run", "sampling", "lora", "media", "prompt"};
+    const RKLLMInput *input = &run->inputs[batch];
+    Text line = {0};
+    textAdd(&line, "{\"event\": \"run\", \"handle\": %d, \"batch\": %d", run->model->number, batch);
+    for (size_t at = 0; at < sizeof NAMES / sizeof *NAMES; at++)
+        noteName(&line, NAMES[at], run, input, &run->prompts[batch]);
+    note("%s}", line.bytes);
+    textFree(&line);
+}
+
+/* Into the log: what a model was loaded with. */
+void noteInit(const Model *model) {
+    Text line = {0}, param = {0}, sampling = {0};
+    sayParam(&param, &model->param);
+    SAY_SAMPLING(&sampling, &model->param);
+    textAddQuoted(&line, model->param.model_path);
+    textAdd(&line, ", \"param\": ");
+    textAddQuoted(&line, param.bytes);
+    textAdd(&line, ", \"sampling\": ");
+    textAddQuoted(&line, sampling.bytes);
+    note("{\"event\": \"init\", \"handle\": %d, \"model_path\": %s}", model->number, line.bytes);
+    textFree(&line);
+    textFree(&param);
+    textFree(&sampling);
+}
+
 /* Tokens */
 
 static void addText(Answer *answer, const Run *run, char *bytes) {

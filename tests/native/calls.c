@@ -134,6 +134,7 @@ static int load(LLMHandle *handle, const RKLLMParam *param, Callback callback, c
     model->callback = callback;
     model->isZombie = isZombie;
     keepTags(model);
+    noteInit(model);
     *handle = model;
     return 0;
 }

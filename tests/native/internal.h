@@ -174,6 +174,8 @@ void freePrompt(Prompt *prompt);
 void composeAnswer(const Run *run, const RKLLMInput *input, const Prompt *prompt, Answer *answer);
 const Piece *nextPiece(Answer *answer);
 void freeAnswer(Answer *answer);
+void noteRun(const Run *run, int batch);
+void noteInit(const Model *model);
 
 /* cache.c */
 

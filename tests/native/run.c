@@ -413,9 +413,12 @@ static void resume(Run *run) {
 static bool readAll(Run *run) {
     Model *model = run->model;
     bool isFirstTurn = !keepsHistory(run) || !model->isHistory || model->caches[0].count == 0;
-    for (int batch = 0; batch < model->batches; batch++)
-        if (!readPrompt(model, &run->inputs[batch], isFirstTurn, run->script, &run->prompts[batch]))
+    for (int batch = 0; batch < model->batches; batch++) {
+        bool isWell = readPrompt(model, &run->inputs[batch], isFirstTurn, run->script, &run->prompts[batch]);
+        noteRun(run, batch);
+        if (!isWell)
             return false;
+    }
     return true;
 }
 
