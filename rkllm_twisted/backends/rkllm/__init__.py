@@ -14,9 +14,9 @@ The rooms, from the outside in::
     writing.py       values -> C's structs; sampling.py: a part of that
     reading.py       C's structs -> values; pieces.py, figures.py: what is made of them
     interrupting.py  the thread that aborts
-    library.py       the C functions, opened once in a process, and the one callback
-    opening.py       the last look before that: detection.py, which family a file is of, and its sources elf.py,
-                     releases.py and probing.py
+    library.py       the C functions, and the one callback
+    opening.py       the libraries of this process
+    detection.py     which family a file is of; elf.py, releases.py and probing.py are its sources
     searching.py     where the file is
     families/        what the functions and structs look like, release by release
 """
@@ -63,8 +63,8 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
     path, abi = findLibrary(options.get("library"), os.environ), options.get("abi")
 
     from rkllm_twisted.backends.rkllm.detection import choose, detect
-    from rkllm_twisted.backends.rkllm.opening import openDetected
+    from rkllm_twisted.backends.rkllm.opening import openOnce
     from rkllm_twisted.backends.rkllm.runtime import RkllmRuntime
 
     family = choose(detect(path, probe=False), abi)
-    return RkllmRuntime(family, lambda: openDetected(path, family, abi))
+    return RkllmRuntime(family, lambda: openOnce(path, family, abi))

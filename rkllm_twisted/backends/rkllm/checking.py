@@ -77,7 +77,7 @@ def checkInput(family: Family, input: RKLLMInput, where: str) -> RKLLMInput:
         where: Its JSON path.
 
     Returns:
-        The input as the library wants it.
+        The input as the library wants it, with the member that counts and no other.
 
     Raises:
         InvalidParams: A value is out of range, or the numbers contradict each other.
@@ -90,16 +90,14 @@ def checkInput(family: Family, input: RKLLMInput, where: str) -> RKLLMInput:
         raise InvalidParams(f"{where}.{member}: missing, input_type {input.input_type.value} needs it")
     if input.role not in ROLES:
         raise InvalidParams(f'{where}.role: expected "user" or "tool", got {cut(repr(input.role))}')
-    refuseLacking(family, "RKLLMInput", _outside(input), where)
+    input = _counted(family, _alone(input))
+    refuseLacking(family, "RKLLMInput", input, where)
     if isinstance(chosen, RKLLMTokenInput):
         _checkLength(f"{where}.{member}.input_ids", len(chosen.input_ids), chosen.n_tokens, "n_tokens")
     elif isinstance(chosen, RKLLMEmbedInput):
         _checkRows(f"{where}.{member}.embed", len(chosen.embed), n_tokens=chosen.n_tokens)
     elif isinstance(chosen, RKLLMMultiModalInput):
-        chosen = _counted(family, chosen)
-        refuseLacking(family, "RKLLMMultiModalInput", chosen, f"{where}.{member}")
         _checkMultiModal(chosen, f"{where}.{member}")
-        return structs.replace(input, multimodal_input=chosen)
     return input
 
 
@@ -174,19 +172,21 @@ def checkRanges(ranges: list[tuple[int, int]], batch: int) -> None:
             _refuse(f"$.start_pos[{index}]", "0 or more, and less than end_pos", f"{start} to {end}")
 
 
-def _outside(input: RKLLMInput) -> RKLLMInput:
-    """The input without its members, which are in a union and not fields of the struct."""
-    return structs.replace(input, **dict.fromkeys(input.MEMBERS.values()))
+def _alone(input: RKLLMInput) -> RKLLMInput:
+    others = [member for type, member in input.MEMBERS.items() if type is not input.input_type]
+    return structs.replace(input, **dict.fromkeys(others))
 
 
-def _counted(family: Family, input: RKLLMMultiModalInput) -> RKLLMMultiModalInput:
+def _counted(family: Family, input: RKLLMInput) -> RKLLMInput:
     """With ``n_image`` as the family wants it: up to 1.2.0 there is one image that nobody counts."""
+    media = input.multimodal_input
+    if media is None or not family.hasField("RKLLMMultiModalInput", "image_embed"):
+        return input
     isCounted = family.hasField("RKLLMMultiModalInput", "n_image")
-    if isCounted and input.image_embed and not input.n_image:
-        return structs.replace(input, n_image=1)
-    if not isCounted and input.n_image == 1 and family.hasField("RKLLMMultiModalInput", "image_embed"):
-        return structs.replace(input, n_image=0)
-    return input
+    count = media.n_image or int(bool(media.image_embed))
+    if not isCounted:
+        count = 0 if media.n_image == 1 else media.n_image
+    return structs.replace(input, multimodal_input=structs.replace(media, n_image=count))
 
 
 def _checkMultiModal(input: RKLLMMultiModalInput, where: str) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -93,20 +92,3 @@ def _opened(ffi: Any, path: str) -> Any:
         reason = str(error).replace(os.path.abspath(path), name)
         raise LibraryUnusable(f"{name} lacks a function of its family: {reason}") from error
     return opened
-
-
-_libraries: dict[tuple[str, str], Library] = {}
-_opening = threading.Lock()
-
-
-def theLibrary(path: str, family: Family) -> Library:
-    """The library of a path in this process, opened at the first call. May be called from any thread, and blocks.
-
-    Raises:
-        LibraryUnusable: It cannot be used; asked again at the next call.
-    """
-    key = (os.path.realpath(path), family.key)
-    with _opening:
-        if key not in _libraries:
-            _libraries[key] = Library(path, family)
-        return _libraries[key]

@@ -64,7 +64,7 @@ def judge(room: bytes) -> tuple[str, tuple[str, ...]]:
     fitting = tuple(key for key, family in FAMILIES.items() if _fits(family, room))
     if not fitting:
         return "nothing: the defaults are not the documented ones in any layout", tuple(FAMILIES)
-    return f"the documented defaults where {', '.join(fitting)} has them", fitting
+    return f"the documented defaults where {' or '.join(fitting)} has them", fitting
 
 
 def _fits(family: Family, room: bytes) -> bool:
@@ -91,7 +91,8 @@ def _main(path: str) -> None:
     from rkllm_twisted.backends.rkllm.families import _abi_probe
 
     ffi: Any = _abi_probe.ffi
-    room = ffi.dlopen(path).rkllm_createDefaultParam()
+    library = ffi.dlopen(path)  # closed when nothing refers to it: a function alone does not
+    room = library.rkllm_createDefaultParam()
     sys.stdout.write(_MARK + bytes(ffi.buffer(ffi.addressof(room))).hex())
 
 

@@ -40,20 +40,23 @@ class Writer:
         return self._own(self._ffi.new("char[]", text.encode("utf-8", "surrogateescape")))
 
     def inputs(self, inputs: Sequence[RKLLMInput]) -> Any:
-        """A pointer to as many inputs, one after the other as the family lays them out."""
+        """A pointer to as many inputs, one after the other as the family lays them out.
+
+        Args:
+            inputs: Of each only the member that its ``input_type`` names is set: in C they share their place.
+        """
         stride = self._ffi.sizeof("RKLLMInput")
         length = (len(inputs) - 1) * stride + LARGEST_INPUT
         room = self._own(self._ffi.new("uint64_t[]", -(-length // 8)))  # aligned as its pointers need it
         first = self._ffi.cast("RKLLMInput *", room)
         for index, input in enumerate(inputs):
             self.fill(first[index], input)
-            self._fillMember(first[index], input)
         return first
 
     def fill(self, target: Any, value: Struct) -> None:
         """Fill the fields that both have; what is None, or an empty list, stays zero."""
         for name, field in self._ffi.typeof(target).fields:
-            given = getattr(value, name, None) if name else None  # the unnamed union of RKLLMInput
+            given = getattr(value, name, None)
             if given is not None and given != []:
                 self._fillField(target, name, field.type, given)
 
@@ -68,13 +71,6 @@ class Writer:
             setattr(target, name, self._own(self._ffi.new(f"{type.item.cname}[]", given)))
         else:
             setattr(target, name, given)
-
-    def _fillMember(self, target: Any, input: RKLLMInput) -> None:
-        member, chosen = input.MEMBERS[input.input_type], input.chosen
-        if isinstance(chosen, str):
-            setattr(target, member, self.text(chosen))
-        elif isinstance(chosen, Struct):
-            self.fill(getattr(target, member), chosen)
 
     def _own(self, memory: Any) -> Any:
         self._owned.append(memory)
