@@ -1,4 +1,8 @@
-"""Builds the stand-in of librkllmrt, and the C program that drives it, for a family of releases."""
+"""Builds the stand-in of librkllmrt, and the C program that drives it, for a family of releases.
+
+With ``STANDIN_SANITIZE`` in the environment everything is built under AddressSanitizer and UBSan; a Python that loads such
+a library needs ``libasan.so`` in ``LD_PRELOAD``.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +63,10 @@ def compileTo(output: Path, sources: list[Path], *flags: str, libraries: tuple[s
     """Call the compiler."""
     output.parent.mkdir(parents=True, exist_ok=True)
     rpath = "-Wl,-rpath,$ORIGIN"
-    command = [*compiler(), *COMMON, *flags, *map(str, sources), "-o", str(output), rpath, *libraries]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    watched = SANITIZE if os.environ.get("STANDIN_SANITIZE") else ()
+    command = [*compiler(), *COMMON, *watched, *flags, *map(str, sources), "-o", str(output), rpath, *libraries]
+    # A sanitizer that is preloaded into the tests' Python has no business in the compiler.
+    environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{shlex.join(command)}\n{done.stderr}")

@@ -243,6 +243,7 @@ enum Reply deliver(Run *run, const Spoken *spoken, const Rows *rows, LLMCallStat
     takeBack(garbage, copy);
     free(copy);
     enum Reply reply = replyOf(run, returned, rows != NULL, state);
-    poisonTensor(run->model);
+    if (rows)
+        poisonTensor(run->model);
     return reply;
 }

@@ -104,7 +104,7 @@ void freeScript(Script *script) {
 const char *scriptText(const Script *script, const char *key) {
     for (const Pair *pair = script->newest; pair; pair = pair->older)
         if (strcmp(pair->key, key) == 0)
-            return pair->value;
+            return *pair->value ? pair->value : NULL; /* key= takes it back */
     return NULL;
 }
 
