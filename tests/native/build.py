@@ -1,7 +1,7 @@
 """Builds the stand-in of librkllmrt, and the C program that drives it, for a family of releases.
 
-With ``STANDIN_SANITIZE`` in the environment everything is built under AddressSanitizer and UBSan; a Python that loads such
-a library needs ``libasan.so`` in ``LD_PRELOAD``.
+With ``STANDIN_SANITIZE`` in the environment everything is built under AddressSanitizer and UBSan; a Python that loads
+such a library needs ``libasan.so`` in ``LD_PRELOAD``.
 """
 
 from __future__ import annotations
