@@ -13,8 +13,8 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 FAMILIES = ("1.1", "1.2.0", "1.2.1b1", "1.2.1", "1.3", "1.3.1")
-SOURCES = ("layout", "text", "script", "report", "faults", "model", "checks", "cache", "prompt", "answer", "deliver")
-SOURCES += ("run", "calls")
+SOURCES = ("layout", "text", "script", "report", "faults", "model", "checks", "cache", "prompt", "prefill", "answer")
+SOURCES += ("names", "speak", "deliver", "run", "calls", "functions")
 COMMON = ("-std=c11", "-D_GNU_SOURCE", "-Wall", "-Wextra", "-Werror", "-g", "-O1")
 SANITIZE = ("-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer")
 

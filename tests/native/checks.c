@@ -43,7 +43,8 @@ static bool checkSampling(const char *function, Sampling sampling) {
     bool isWell = true;
     REQUIRE(sampling.topK < 1000000000, "top_k is %d: the bits of a float?", sampling.topK);
     REQUIRE(sampling.topP > 0 && sampling.topP <= 1, "top_p is %g", (double)sampling.topP);
-    REQUIRE(isfinite(sampling.temperature) && sampling.temperature >= 0, "temperature is %g", (double)sampling.temperature);
+    REQUIRE(isfinite(sampling.temperature) && sampling.temperature >= 0, "temperature is %g",
+            (double)sampling.temperature);
     REQUIRE(isfinite(sampling.repeat) && sampling.repeat > 0, "repeat_penalty is %g", (double)sampling.repeat);
     REQUIRE(fabsf(sampling.frequency) <= 2, "frequency_penalty is %g", (double)sampling.frequency);
     REQUIRE(isfinite(sampling.presence), "presence_penalty is %g", (double)sampling.presence);

@@ -183,7 +183,8 @@ static char *textFor(const Spoken *spoken, LLMCallState state) {
     return spoken ? copyOf(spoken->text) : NULL;
 }
 
-static RKLLMResult *fillResults(Run *run, Garbage *garbage, const Spoken *spoken, const Rows *rows, LLMCallState state) {
+static RKLLMResult *fillResults(Run *run, Garbage *garbage, const Spoken *spoken, const Rows *rows,
+                                LLMCallState state) {
     RKLLMResult *results = (RKLLMResult *)(void *)(garbage->block + CANARY);
     for (int batch = 0; batch < run->model->batches; batch++) {
         garbage->texts[batch] = textFor(spoken ? &spoken[batch] : NULL, state);

@@ -12,7 +12,8 @@ static int signalOf(const char *kind, size_t length) {
     static const struct {
         const char *kind;
         int number;
-    } SIGNALS[] = {{"segv", SIGSEGV}, {"ill", SIGILL}, {"abort", SIGABRT}, {"bus", SIGBUS}, {"fpe", SIGFPE}, {"kill", SIGKILL}};
+    } SIGNALS[] = {{"segv", SIGSEGV}, {"ill", SIGILL}, {"abort", SIGABRT},
+                 {"bus", SIGBUS},   {"fpe", SIGFPE}, {"kill", SIGKILL}};
     for (size_t at = 0; at < sizeof SIGNALS / sizeof *SIGNALS; at++)
         if (strlen(SIGNALS[at].kind) == length && strncmp(SIGNALS[at].kind, kind, length) == 0)
             return SIGNALS[at].number;

@@ -174,6 +174,10 @@ void freePrompt(Prompt *prompt);
 void composeAnswer(const Run *run, const RKLLMInput *input, const Prompt *prompt, Answer *answer);
 const Piece *nextPiece(Answer *answer);
 void freeAnswer(Answer *answer);
+
+/* names.c */
+
+bool sayName(const char *name, const Run *run, const RKLLMInput *input, const Prompt *prompt, Text *text);
 void noteRun(const Run *run, int batch);
 void noteInit(const Model *model);
 
@@ -226,11 +230,31 @@ void freeGarbage(Run *run);
 float logitOf(int32_t id, size_t position, size_t column);
 float hiddenOf(int32_t id, size_t position, size_t column);
 
+/* prefill.c */
+
+void takeTime(Model *model, long milliseconds, bool isDeaf);
+bool keepsHistory(const Run *run);
+void askForEmbeddings(const Run *run, const int32_t *ids, size_t count);
+void prefillAll(Run *run);
+
+/* speak.c */
+
+enum Step { SPOKE, SAID_ALL, PAUSED, FAILED };
+
+bool wantsLogits(const Run *run);
+enum Step speak(Run *run);
+
 /* run.c */
 
 int runModel(Model *model, RKLLMInput *inputs, RKLLMInferParam *infer, void *userdata);
 bool beginRunning(const char *function, Model *model);
 void endRunning(Model *model);
 bool isAborted(Model *model);
+
+/* calls.c: every exported function begins and ends with these */
+
+Script *begin(const char *function);
+int end(const char *function, Script *script, int status);
+bool isToFail(const char *function, const Script *script); /* before anything is done */
 
 #endif

@@ -97,7 +97,8 @@ static void addBefore(const Model *model, const RKLLMInput *input, bool isFirstT
     }
     prompt->systemCount = prompt->count;
     bool isTool = strcmp(roleOf(input), "tool") == 0;
-    addWords(model, prompt, isTool ? orElse(template->toolResponse, "<|tool|> ") : orElse(template->prefix, "<|user|> "));
+    const char *before = isTool ? template->toolResponse : template->prefix;
+    addWords(model, prompt, orElse(before, isTool ? "<|tool|> " : "<|user|> "));
 }
 #endif
 
