@@ -100,7 +100,7 @@ bool checkParam(const RKLLMParam *param, const Script *script) {
     return checkExtendParam(function, &param->extend_param, script) && isWell;
 }
 
-static bool checkText(const char *function, const char *name, const char *text) {
+bool checkText(const char *function, const char *name, const char *text) {
     bool isWell = true;
     REQUIRE(text, "%s is NULL", name);
     if (text)

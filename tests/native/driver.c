@@ -13,6 +13,7 @@
  *   meanwhile ORDER       during the next run, from another thread, as soon as it runs
  *   lie                   the callbacks for tokens and embeddings write more than there is room for
  *   spoil                 change what must live until destroy, and the arrays of cross attention
+ *   init-without          init without a callback
  *   memory                print the resident size, in kB
  *   calm                  forget what was ordered with at
  *   init, run, async, abort, running, destroy, kv, lora PATH NAME SCALE, load PATH, release, clear KEEP,
@@ -106,9 +107,13 @@ static const Field FIELDS[] = {
 #endif
 };
 
+static const char *orNull(const char *word) {
+    return strcmp(word, "NULL") == 0 ? NULL : word;
+}
+
 static void setField(const Field *field, char *value) {
     if (field->kind == TEXT) {
-        const char *text = strcmp(value, "NULL") == 0 ? NULL : value;
+        const char *text = orNull(value);
         memcpy(field->field, &text, sizeof text);
     } else if (field->kind == FLOAT) {
         float number = strtof(value, NULL);
@@ -345,6 +350,10 @@ static void giveMedia(char *text, char *rows) {
 
 /* Orders */
 
+static int initWithout(void) {
+    return rkllm_init(&handle, &param, NULL);
+}
+
 static int init(void) {
 #if ABI >= ABI_1_3
     return rkllm_init(&handle, &param, &callback);
@@ -438,7 +447,7 @@ static int clear(int keepSystem, int *start, int *stop) {
 
 static int giveTemplate(char **rest) {
 #if ABI >= ABI_1_2_0
-    return rkllm_set_chat_template(handle, rest[0], rest[1], rest[2]);
+    return rkllm_set_chat_template(handle, orNull(rest[0]), orNull(rest[1]), orNull(rest[2]));
 #else
     (void)rest;
     return -1;
@@ -447,7 +456,7 @@ static int giveTemplate(char **rest) {
 
 static int giveTools(char **rest) {
 #if ABI >= ABI_1_2_1
-    return rkllm_set_function_tools(handle, rest[0], rest[1], rest[2]);
+    return rkllm_set_function_tools(handle, orNull(rest[0]), orNull(rest[1]), orNull(rest[2]));
 #else
     (void)rest;
     return -1;
@@ -468,7 +477,7 @@ static int giveCross(int tokens) {
 }
 
 static int giveLora(char **rest) {
-    RKLLMLoraAdapter adapter = {rest[0], rest[1], strtof(rest[2], NULL)};
+    RKLLMLoraAdapter adapter = {orNull(rest[0]), orNull(rest[1]), strtof(rest[2], NULL)};
     return rkllm_load_lora(handle, &adapter);
 }
 
@@ -514,7 +523,7 @@ static bool call(const char *name, int *status) {
     static const struct {
         const char *name;
         int (*call)(void);
-    } CALLS[] = {{"init", init}, {"run", run}, {"async", runAsync}, {"kv", printSizes},
+    } CALLS[] = {{"init", init}, {"init-without", initWithout}, {"run", run}, {"async", runAsync}, {"kv", printSizes},
                  {"memory", printMemory}, {"spoil", spoil}, {"lie", lie}};
     static const struct {
         const char *name;
@@ -536,7 +545,7 @@ static int callWith(const char *name, char **rest) {
     if (strcmp(name, "lora") == 0)
         return say(name, giveLora(rest)), 3;
     if (strcmp(name, "load") == 0)
-        return say(name, rkllm_load_prompt_cache(handle, rest[0])), 1;
+        return say(name, rkllm_load_prompt_cache(handle, orNull(rest[0]))), 1;
     if (strcmp(name, "clear") == 0)
         return say(name, clear(atoi(rest[0]), NULL, NULL)), 1;
     if (strcmp(name, "template") == 0)

@@ -136,9 +136,9 @@ EXPORTED int rkllm_set_chat_template(LLMHandle handle, const char *system_prompt
     static const char *const function = "rkllm_set_chat_template";
     Script *script = begin(function);
     Model *model = enter(function, handle);
-    bool isWhole = system_prompt && prompt_prefix && prompt_postfix;
-    if (!isWhole)
-        violation(function, "one of the texts is NULL");
+    bool isWhole = checkText(function, "system_prompt", system_prompt) &&
+                   checkText(function, "prompt_prefix", prompt_prefix) &&
+                   checkText(function, "prompt_postfix", prompt_postfix);
     bool isDone = model && isWhole && !isToFail(function, script);
     if (isDone) {
         replace(&model->template.system, system_prompt);
@@ -167,9 +167,8 @@ EXPORTED int rkllm_set_function_tools(LLMHandle handle, const char *system_promp
     static const char *const function = "rkllm_set_function_tools";
     Script *script = begin(function);
     Model *model = enter(function, handle);
-    bool isWhole = system_prompt && tools && tool_response_str;
-    if (!isWhole)
-        violation(function, "one of the texts is NULL");
+    bool isWhole = checkText(function, "system_prompt", system_prompt) && checkText(function, "tools", tools) &&
+                   checkText(function, "tool_response_str", tool_response_str);
     bool isDone = model && isWhole && !isToFail(function, script);
     if (isDone) {
         replace(&model->template.toolSystem, system_prompt);

@@ -146,6 +146,7 @@ bool checkParam(const RKLLMParam *param, const Script *script);
 bool checkInputs(const Model *model, const RKLLMInput *inputs);
 bool checkInferParam(const RKLLMInferParam *infer);
 bool checkFloats(const char *function, const char *name, const float *values, size_t count);
+bool checkText(const char *function, const char *name, const char *text);
 bool checkKept(const char *function, const Model *model);
 void keepTags(Model *model);
 uint64_t hashOfRun(const Model *model, const RKLLMInput *inputs, const RKLLMInferParam *infer);

@@ -147,3 +147,28 @@ def test_callbacks_that_write_more_than_there_is_room_for(newest):
     assert first == "wrote more than the 4096 ids that there is room for"
     assert second.startswith("wrote beyond the ")
     violationsOf(newest, "lie", *run("prompt", "x"), **settings)
+
+
+def test_texts_of_other_functions(recent):
+    assert violationsOf(recent, "template", "NULL", "", "") == ["system_prompt is NULL"]
+    assert violationsOf(recent, "template", "", "\udcff", "") == ["prompt_prefix is not UTF-8"]
+    assert violationsOf(recent, "tools", "", "NULL", "") == ["tools is NULL"]
+
+
+def test_adapters_and_prompt_caches(each):
+    assert violationsOf(each, "load", "NULL") == ["the path is NULL"]
+    assert violationsOf(each, "lora", "NULL", "name", 1) == ["the adapter, its path or its name is NULL"]
+    assert violationsOf(each, "lora", "path", "name", "nan") == ["scale[0] is not a finite number"]
+
+
+def test_flags_and_ranges_of_clear(recent):
+    assert violationsOf(recent, "clear", 2) == ["keep_system_prompt is 2"]
+
+
+def test_init_without_a_callback(each):
+    assert "the callback is NULL" in violationsOf(each, "bare", "init-without")[0]
+
+
+def test_arrays_of_cross_attention(recent):
+    orders = ("bare", "set", "use_cross_attn", 1, "init", "cross", 0)
+    assert "num_tokens is not positive" in violationsOf(recent, *orders)[0]
