@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MACHINES = {183: "aarch64", 62: "x86_64", 40: "arm", 3: "i386", 243: "riscv64"}
@@ -67,7 +68,7 @@ def readSharedObject(data: bytes) -> SharedObject:
         if kind != _SHARED:
             raise NotALibrary("an ELF file, but not a shared library")
         return SharedObject(MACHINES.get(machine, f"machine {machine}"), frozenset(_exports(data)))
-    except (struct.error, IndexError, ValueError) as error:
+    except (struct.error, IndexError, ValueError, OverflowError) as error:
         if isinstance(error, NotALibrary):
             raise
         raise NotALibrary("a damaged ELF file: it points beyond its end") from None
@@ -75,16 +76,17 @@ def readSharedObject(data: bytes) -> SharedObject:
 
 def _exports(data: bytes) -> list[str]:
     sections = _sections(data)
-    names = []
-    for kind, offset, size, link in sections:
-        if kind == _DYNAMIC_SYMBOLS:
-            _, start, length, _ = sections[link]
-            strings = data[start : start + length]
-            for at in range(offset, offset + size, _SYMBOL.size):
-                name, _, _, section, _, _ = _SYMBOL.unpack_from(data, at)
-                if section:  # SHN_UNDEF is what it takes from others
-                    names.append(strings[name : strings.index(b"\0", name)].decode("ascii", "replace"))
-    return names
+    tables = [section for section in sections if section[0] == _DYNAMIC_SYMBOLS]  # a file has one at most
+    return [name for _, offset, size, link in tables[:1] for name in _defined(data, offset, size, sections[link])]
+
+
+def _defined(data: bytes, offset: int, size: int, stringTable: tuple[int, int, int, int]) -> Iterator[str]:
+    _, start, length, _ = stringTable
+    strings = data[start : start + length]
+    for at in range(offset, offset + size, _SYMBOL.size):
+        name, _, _, section, _, _ = _SYMBOL.unpack_from(data, at)
+        if section:  # 0, SHN_UNDEF, is what it takes from others
+            yield strings[name : strings.index(b"\0", name)].decode("ascii", "replace")
 
 
 def _sections(data: bytes) -> list[tuple[int, int, int, int]]:
