@@ -45,7 +45,7 @@ valgrind: $(VENV)/.test  ## The stand-in under valgrind; takes minutes
 	@STANDIN_WRAPPER="valgrind --quiet --leak-check=full --error-exitcode=99" \
 		$(BIN)/python -m pytest --quiet tests/native $(ARGS)
 
-aarch64: $(VENV)/.test  ## The stand-in and the NPU backend on emulated aarch64; needs root, says what it installs
+aarch64:  ## The stand-in and the NPU backend on emulated aarch64; needs root, says what it installs
 	@tests/native/aarch64 --quiet $(ARGS)
 
 clean:  ## Remove what the other targets made

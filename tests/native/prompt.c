@@ -276,6 +276,17 @@ static bool addInput(const Model *model, const RKLLMInput *input, bool isFirstTu
     return true;
 }
 
+static bool fits(const Model *model, size_t count, const Script *script) {
+    bool isTooLong = count > (size_t)model->param.max_context_len;
+    if (count == 0)
+        complain("the prompt is empty");
+    if (isTooLong) {
+        arrive(script, "overlong"); /* releases up to 1.1 crashed here: airockchip/rknn-llm issues 11 and 123 */
+        complain("prompt is too long: %zu tokens, max_context_len is %d", count, model->param.max_context_len);
+    }
+    return count > 0 && !isTooLong;
+}
+
 bool readPrompt(const Model *model, const RKLLMInput *input, bool isFirstTurn, const Script *script, Prompt *prompt) {
     static const int32_t bos = BOS;
     for (long count = scriptNumber(script, "bos", 0); count > 0; count--)
@@ -283,11 +294,7 @@ bool readPrompt(const Model *model, const RKLLMInput *input, bool isFirstTurn, c
     textAdd(&prompt->rendered, "%s", "");
     if (!addInput(model, input, isFirstTurn, prompt))
         return false;
-    if (prompt->count == 0)
-        complain("the prompt is empty");
-    else if (prompt->count > (size_t)model->param.max_context_len)
-        complain("prompt is too long: %zu tokens, max_context_len is %d", prompt->count, model->param.max_context_len);
-    return prompt->count > 0 && prompt->count <= (size_t)model->param.max_context_len;
+    return fits(model, prompt->count, script);
 }
 
 void freePrompt(Prompt *prompt) {

@@ -1,5 +1,7 @@
 """The KV cache and the other functions of the library."""
 
+import signal
+
 from tests.native.driving import RECENT, idOf, run
 
 # The KV cache
@@ -112,6 +114,11 @@ def test_prompt_that_is_too_long(each):
     assert outcome.lines == ["init 0", "run -1"]
     assert "prompt is too long: 9 tokens, max_context_len is 8" in outcome.errors
     assert outcome.violations == []
+
+
+def test_prompt_that_is_too_long_crashes_as_it_did_in_1_1(built):
+    orders = ("bare", "set", "max_context_len", 2, "init", "tokens", "5,6,7", "run")
+    assert built("1.1").drive(*orders, script="crash=segv@overlong").status == -signal.SIGSEGV
 
 
 def test_prompt_cache_files(each, tmp_path):
