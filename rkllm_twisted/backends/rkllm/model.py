@@ -147,6 +147,8 @@ class RkllmModel(ModelFunctions):
     def _hintFor(self, inputs: list[RKLLMInput]) -> str:
         """Why a run may have been refused before it began; only the log of the library says it."""
         reasons = [f"the prompt does not fit into max_context_len ({self._param.max_context_len} tokens)"]
+        if self._param.extend_param.use_cross_attn and self._crossAttention is None:
+            reasons.append("rkllm_set_cross_attn_params was not called")
         if any(input.role == "tool" for input in inputs):
             reasons.append('an input of the role "tool" is not JSON')
         return f" before any result; the log of the library says why, known reasons: {', or '.join(reasons)}"

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from rkllm_twisted.backends.rkllm.families import Family
 from rkllm_twisted.backends.rkllm.figures import Figures
@@ -206,7 +206,14 @@ class Run:
             if left := pieces.end():
                 result = RKLLMResult(text=left, token_id=-1, batch_index=self._indexOf(index))
                 self._onResult(result, CallState.RKLLM_RUN_NORMAL)
-        self._onResult(RKLLMResult(perf=self._perf or self._figures.perf()), CallState.RKLLM_RUN_FINISH)
+        self._onResult(RKLLMResult(perf=self._figuresOf(self._perf)), CallState.RKLLM_RUN_FINISH)
         if self.reason is not None:
             return self.reason
         return LENGTH if self._isFull(hasRows=False) and self._endsInText else STOP
+
+    def _figuresOf(self, perf: RKLLMPerfStat | None) -> RKLLMPerfStat:
+        own = self._figures.perf()
+        if perf is None or not self.wasInterrupted:
+            return perf or own
+        # The library counts tokens that it generated before it obeyed, and that nobody got.
+        return structs.replace(perf, generate_time_ms=own.generate_time_ms, generate_tokens=own.generate_tokens)

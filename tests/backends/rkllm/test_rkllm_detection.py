@@ -104,9 +104,7 @@ def test_vendors_file_is_known_by_its_hash(compileLibrary, monkeypatch):
 def test_vendors_file_is_known_by_its_sha256(compileLibrary, monkeypatch):
     path = compileLibrary(FROM_1_2_1)
     digest = hashlib.sha256(Path(path).read_bytes()).hexdigest()
-    monkeypatch.setattr(
-        detection, "RELEASES", (*RELEASES, Release("1.3.1", "1.3.1", "", {}, {"linux-aarch64": digest}))
-    )
+    monkeypatch.setattr(detection, "RELEASES", (Release("1.3.1", "1.3.1", "", {}, {"linux-aarch64": digest}),))
     assert (detect(path, probe=False).family, detect(path, probe=False).version) == ("1.3.1", "1.3.1")
 
 
