@@ -41,7 +41,7 @@ static void addText(Answer *answer, const Run *run, char *bytes) {
 }
 
 static void addWord(Answer *answer, const Run *run, const RKLLMInput *input, const Prompt *prompt, const Word *word) {
-    char *bytes = strndup(word->start, word->length);
+    char *bytes = copyOfBytes(word->start, word->length);
     size_t space = strspn(bytes, " \t\r\n");
     Text said = {0};
     textAddBytes(&said, bytes, space);

@@ -58,7 +58,7 @@ void arrive(const Script *script, const char *place) {
     const char *gate = scriptText(script, "gate");
     long length = whatAt(gate, place);
     if (length >= 0) {
-        char *path = strndup(gate, (size_t)length);
+        char *path = copyOfBytes(gate, (size_t)length);
         note("{\"event\": \"gate\", \"place\": \"%s\"}", place);
         waitAtGate(path);
         free(path);

@@ -24,7 +24,8 @@ void textAddBytes(Text *text, const char *bytes, size_t length);
 void textAddQuoted(Text *text, const char *string); /* as a JSON string; null for NULL */
 void textFree(Text *text);
 char *copyOf(const char *string); /* NULL for NULL */
-void *allocate(size_t size);      /* zeroed, never NULL */
+char *copyOfBytes(const char *bytes, size_t length);
+void *allocate(size_t size); /* zeroed, never NULL */
 size_t incompleteTail(const char *bytes, size_t length);
 bool isUTF8(const char *bytes, size_t length);
 uint64_t hashOf(const void *bytes, size_t length, uint64_t seed);

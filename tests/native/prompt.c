@@ -168,7 +168,7 @@ static size_t mediaOf(const Model *model, const RKLLMMultiModalInput *input, Med
 }
 
 static void addText(const Model *model, Prompt *prompt, const char *start, const char *end) {
-    char *part = strndup(start, (size_t)(end - start));
+    char *part = copyOfBytes(start, (size_t)(end - start));
     addWords(model, prompt, part);
     free(part);
 }

@@ -39,7 +39,7 @@ static void addPair(Script *script, const char *text, size_t length) {
         text++, length--;
     if (length == 0 || *text == '#')
         return;
-    char *key = strndup(text, length);
+    char *key = copyOfBytes(text, length);
     char *equals = strchr(key, '=');
     if (equals)
         *equals = '\0';

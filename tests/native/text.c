@@ -14,11 +14,12 @@ void *allocate(size_t size) {
     return memory;
 }
 
+char *copyOfBytes(const char *bytes, size_t length) {
+    return memcpy(allocate(length + 1), bytes, length);
+}
+
 char *copyOf(const char *string) {
-    if (string == NULL)
-        return NULL;
-    size_t length = strlen(string);
-    return memcpy(allocate(length + 1), string, length);
+    return string ? copyOfBytes(string, strlen(string)) : NULL;
 }
 
 void textAddBytes(Text *text, const char *bytes, size_t length) {
