@@ -41,9 +41,10 @@ sanitize: $(VENV)/.test  ## The same, and the NPU backend's tests, under Address
 	@STANDIN_SANITIZE=1 LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
 		$(BIN)/python -m pytest --quiet tests/backends/rkllm tests/contract/test_rkllm.py $(ARGS)
 
-valgrind: $(VENV)/.test  ## The stand-in under valgrind; takes minutes
-	@STANDIN_WRAPPER="valgrind --quiet --leak-check=full --error-exitcode=99" \
-		$(BIN)/python -m pytest --quiet tests/native $(ARGS)
+# What ends in abort() is left out: it leaves everything behind. What the families between have, the newest has.
+valgrind: $(VENV)/.test  ## The oldest and the newest stand-in under valgrind; takes minutes
+	@STANDIN_WRAPPER="valgrind --quiet --leak-check=full --error-exitcode=99" STANDIN_FAMILIES="1.1 1.3.1" \
+		$(BIN)/python -m pytest --quiet tests/native --ignore tests/native/test_standin_violations.py $(ARGS)
 
 aarch64:  ## The stand-in and the NPU backend on emulated aarch64; needs root, says what it installs
 	@tests/native/aarch64 --quiet $(ARGS)

@@ -9,6 +9,9 @@ import pytest
 from tests.native.build import FAMILIES, compiler
 from tests.native.driving import RECENT, Standin
 
+CHOSEN = os.environ.get("STANDIN_FAMILIES", " ".join(FAMILIES)).split()
+"""The families whose stand-ins are tested where that is slow."""
+
 
 @pytest.fixture(autouse=True)
 def _guard():
@@ -23,13 +26,13 @@ def built(tmp_path_factory):
     return functools.cache(lambda family: Standin(family, tmp_path_factory.mktemp(f"standin-{family}")))
 
 
-@pytest.fixture(params=FAMILIES)
+@pytest.fixture(params=[family for family in FAMILIES if family in CHOSEN])
 def each(request, built):
     """The stand-in of each family."""
     return built(request.param)
 
 
-@pytest.fixture(params=RECENT)
+@pytest.fixture(params=[family for family in RECENT if family in CHOSEN])
 def recent(request, built):
     """The families that have all functions."""
     return built(request.param)
