@@ -85,10 +85,15 @@ def _opened(ffi: Any, path: str) -> Any:
         reason = str(error).replace(os.path.abspath(path), name)
         hint = " (Debian: apt-get install libgomp1)" if "libgomp" in reason else ""
         raise LibraryUnusable(f"{name} cannot be opened: {reason}{hint}") from error
-    try:
-        for function in dir(opened):
-            getattr(opened, function)
-    except AttributeError as error:
-        reason = str(error).replace(os.path.abspath(path), name)
-        raise LibraryUnusable(f"{name} lacks a function of its family: {reason}") from error
+    for function in dir(opened):
+        if function.startswith("rkllm_") and not _has(ffi, opened, function):
+            raise LibraryUnusable(f"{name} has no {function}, which its family has")
     return opened
+
+
+def _has(ffi: Any, library: Any, function: str) -> bool:
+    try:
+        getattr(library, function)
+    except ffi.error:
+        return False
+    return True

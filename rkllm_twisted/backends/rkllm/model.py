@@ -11,7 +11,7 @@ from rkllm_twisted.backends.rkllm import checking
 from rkllm_twisted.backends.rkllm.functions import ModelFunctions
 from rkllm_twisted.backends.rkllm.interrupting import Interruption
 from rkllm_twisted.backends.rkllm.loaded import Loaded
-from rkllm_twisted.backends.rkllm.running import ABORT, Order, Run
+from rkllm_twisted.backends.rkllm.running import ABORT, Run, Task
 from rkllm_twisted.backends.rkllm.sampling import greedy
 from rkllm_twisted.backends.rkllm.writing import Writer
 from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
@@ -58,14 +58,14 @@ class RkllmModel(ModelFunctions):
     ) -> str | None:
         refuseUnsupported(inputs, inferParam, self._family.capabilities)
         inputs = self._checked(inputs, inferParam)
-        order = self._orderOf(inputs, inferParam, delivery)
-        run = Run(self._family, order, onResult, Interruption(self._loaded.abort))
+        task = self._taskOf(inputs, inferParam, delivery)
+        run = Run(self._family, task, onResult, Interruption(self._loaded.abort))
         self._run = run  # before the flag is read: `abort` sets the flag before it reads this
         try:
             if self._isAborted:
                 run.reason = ABORT
             else:
-                self._carryOut(run, order, inputs, inferParam)
+                self._carryOut(run, task, inputs, inferParam)
         finally:
             self._run = None
         return run.finish()
@@ -84,16 +84,16 @@ class RkllmModel(ModelFunctions):
             raise PromptTooLong(tokens=longest, limit=self._param.max_context_len)
         return checked
 
-    def _orderOf(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, delivery: Delivery) -> Order:
+    def _taskOf(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, delivery: Delivery) -> Task:
         known = list(map(knownTokens, inputs))
         limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._param.max_new_tokens
         limit = min(limit, self._param.max_context_len - max(known))
         if inferParam.mode is InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER:
             limit = 1
-        isLimited = self._family.ordersSampling or limit == self._param.max_new_tokens
-        return Order(inferParam.mode, limit, isLimited, len(inputs), sum(known), delivery)
+        isLimited = self._family.takesSampling or limit == self._param.max_new_tokens
+        return Task(inferParam.mode, limit, isLimited, len(inputs), sum(known), delivery)
 
-    def _carryOut(self, run: Run, order: Order, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
+    def _carryOut(self, run: Run, task: Task, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
         """Call the library.
 
         Raises:
@@ -105,7 +105,7 @@ class RkllmModel(ModelFunctions):
             # A prefix that is found in the cache may have no rows: which is not known.
             self.clearKVCache(False, None)
         writer = Writer(self._ffi)
-        arguments = writer.inputs(inputs), writer.new("RKLLMInferParam", self._inferParamOf(inferParam, order))
+        arguments = writer.inputs(inputs), writer.new("RKLLMInferParam", self._inferParamOf(inferParam, task))
         status = self._call(run, *arguments)
         if isAlone and run.wasInterrupted:
             self._clearAfterAbort()
@@ -122,14 +122,14 @@ class RkllmModel(ModelFunctions):
             finally:
                 run.close()
 
-    def _inferParamOf(self, inferParam: RKLLMInferParam, order: Order) -> RKLLMInferParam:
+    def _inferParamOf(self, inferParam: RKLLMInferParam, task: Task) -> RKLLMInferParam:
         """As the library gets it; fields that the family lacks are left out where it is written."""
         sampling, cache = inferParam.sampling_params, inferParam.prompt_cache_params
         return structs.replace(
             inferParam,
             sampling_params=None if sampling is None else greedy(sampling),
             prompt_cache_params=cache if cache is not None and cache.save_prompt_cache else None,
-            max_new_tokens=order.limit,
+            max_new_tokens=task.limit,
         )
 
     def _checkEnd(self, run: Run, status: int, inputs: list[RKLLMInput]) -> None:

@@ -37,7 +37,8 @@ def _lookAgain(path: str, family: Family, abi: str | None) -> None:
     try:
         now = choose(detect(path), abi)
     except Undecided as reason:
-        raise LibraryUnusable(str(reason)) from None
+        # A client gets this: the path is the operator's.
+        raise LibraryUnusable(str(reason).replace(path, os.path.basename(path))) from None
     if now.key != family.key:
         raise LibraryUnusable(
             f"the library was replaced: it was of family {family.key} when the daemon was started and is now of "

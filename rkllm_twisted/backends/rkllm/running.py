@@ -32,7 +32,7 @@ GO_ON, RELEASE = 0, 2
 pause the run: no FINISH comes then, and the next run goes on with this one instead of its own prompt."""
 
 
-class Order(Struct, frozen=True):
+class Task(Struct, frozen=True):
     """What is asked of a run.
 
     Attributes:
@@ -60,7 +60,7 @@ class Run:
 
     Args:
         family: Of the library.
-        order: What is asked of it.
+        task: What is asked of it.
         onResult: Gets the results.
         interruption: Ends it.
         seconds: A monotonic clock.
@@ -76,7 +76,7 @@ class Run:
     def __init__(
         self,
         family: Family,
-        order: Order,
+        task: Task,
         onResult: OnResult,
         interruption: Interruption,
         seconds: Callable[[], float] = time.monotonic,
@@ -87,11 +87,11 @@ class Run:
         self.hasFinished = False
         self.reason: str | None = None
         self._family = family
-        self._order = order
+        self._task = task
         self._onResult = onResult
         self._interruption = interruption
-        self._pieces = [Pieces() for _ in range(order.count)]
-        self._figures = Figures(order.promptTokens, seconds)
+        self._pieces = [Pieces() for _ in range(task.count)]
+        self._figures = Figures(task.promptTokens, seconds)
         self._perf: RKLLMPerfStat | None = None
         self._hadRows = False
         self._endsInText = True
@@ -112,7 +112,7 @@ class Run:
         return RELEASE if hasRows and self._family.releasesBuffers else GO_ON
 
     def _hasRows(self, results: Any) -> bool:
-        return any(hasTensors(results[index], self._order.mode) for index in range(self._order.count))
+        return any(hasTensors(results[index], self._task.mode) for index in range(self._task.count))
 
     def _take(self, results: Any, state: int, hasRows: bool) -> None:
         if state == CallState.RKLLM_RUN_FINISH:
@@ -127,28 +127,28 @@ class Run:
         else:
             self._handOn(results, state)
             self._hadRows |= hasRows
-            if self._isFull(hasRows=False) and not self._order.isLimited:
+            if self._isFull(hasRows=False) and not self._task.isLimited:
                 self._end(LENGTH if self._endsInText else STOP)
 
     def _isFull(self, hasRows: bool) -> bool:
         """Whether a further result is too many. For hidden states, results without rows may come before them."""
         if self._wantsHiddenStates:
             return self._hadRows and not hasRows
-        return self._figures.tokens >= self._order.limit
+        return self._figures.tokens >= self._task.limit
 
     @property
     def _wantsHiddenStates(self) -> bool:
-        return self._order.mode is InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER
+        return self._task.mode is InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER
 
     def _end(self, reason: str) -> None:
         self.reason = self.reason or reason
         self._interruption.order()
 
     def _handOn(self, results: Any, state: int) -> None:
-        texts = [self._handOnOne(results[index], index, state) for index in range(self._order.count)]
+        texts = [self._handOnOne(results[index], index, state) for index in range(self._task.count)]
         if state != HIDDEN_STATES_ALONE and any(text is not None for text in texts):
             self._figures.token()
-        if self._order.mode is InferMode.RKLLM_INFER_GENERATE:
+        if self._task.mode is InferMode.RKLLM_INFER_GENERATE:
             self._endsInText = any(texts) or state == CallState.RKLLM_RUN_WAITING
 
     def _handOnOne(self, result: Any, index: int, state: int) -> bytes | None:
@@ -158,7 +158,7 @@ class Run:
             Its text as it came; None where nothing came.
         """
         ffi, pieces, isToken = self._family.ffi, self._pieces[index], state != HIDDEN_STATES_ALONE
-        hidden, logits = tensorsOf(ffi, result, self._order.mode, self._order.delivery)
+        hidden, logits = tensorsOf(ffi, result, self._task.mode, self._task.delivery)
         piece = textOf(ffi, result) if isToken else b""
         if self._wantsHiddenStates and hidden is NO_HIDDEN_STATES and not piece:
             return None  # seen first of all on 1.2.1b1 (issue 278)
@@ -178,7 +178,7 @@ class Run:
         return piece
 
     def _indexOf(self, index: int) -> int | None:
-        return index if self._order.count > 1 else None
+        return index if self._task.count > 1 else None
 
     # From the model
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import platform
+import re
 import struct
 import subprocess
 from contextlib import suppress
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec import structs
 
 from rkllm_twisted.backends import rkllm
 from rkllm_twisted.backends.rkllm import detection, opening, probing
@@ -18,6 +20,7 @@ from rkllm_twisted.backends.rkllm.elf import NotALibrary, readSharedObject
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.backends.rkllm.library import LibraryUnusable
 from rkllm_twisted.backends.rkllm.releases import RELEASES, Release
+from rkllm_twisted.errors import ModelLoadFailed
 from tests.native.build import buildStandin
 from tests.standins import everyFamily, needsCompiler, standin
 
@@ -39,7 +42,7 @@ def compileLibrary(tmp_path):
         texts = [f"RKLLM SDK (version: {version} | target: Linux | build: x)" for version in versions]
         source = "".join(f"int {name}(void) {{ return 0; }}\n" for name in exports) + code
         source += "".join(f'const char *text{index} = "{text}";\n' for index, text in enumerate(texts))
-        command = ["cc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(path)]
+        command = ["cc", "-shared", "-fPIC", "-Wl,-z,now", "-x", "c", "-", "-o", str(path)]
         subprocess.run(command, input=source, text=True, check=True)
         return str(path)
 
@@ -177,8 +180,9 @@ def test_contradiction_of_text_and_default_parameters(tmp_path):
         "its text (version 1.2.3) and its probe (the documented defaults where 1.3 or 1.3.1 has them)"
         in finding.problem
     )
-    with pytest.raises(LibraryUnusable, match="contradict each other"):
+    with pytest.raises(LibraryUnusable, match=r"^librkllmrt\.so: its text .* contradict each other") as unusable:
         opening.openOnce(path, FAMILIES["1.2.1"], None)
+    assert str(tmp_path) not in str(unusable.value)  # a client gets this
     with pytest.raises(LibraryUnusable, match=r"abi=1.2.1 contradicts its probe"):
         opening.openOnce(path, FAMILIES["1.2.1"], "1.2.1")
 
@@ -344,6 +348,28 @@ def test_backend_of_a_family_that_is_said(compileLibrary):
     runtime = rkllm.makeBackend({"library": path, "abi": "1.3"})
     assert (runtime.name, runtime.family.key) == ("rkllm", "1.3")
     assert runtime.capabilities == FAMILIES["1.3"].capabilities
+
+
+@pytest.mark.parametrize(
+    ("exports", "code", "said"),
+    [
+        (FROM_1_2_1, "", r"^librkllmrt-0\.so has no rkllm_clear_kv_cache, which its family has$"),
+        (
+            FROM_1_2_1,
+            "int missing(void); int other(void) { return missing(); }",
+            r"^librkllmrt-0\.so cannot be opened: .*missing",
+        ),
+    ],
+)
+def test_library_that_cannot_be_used(exports, code, said, compileLibrary, tmp_path):
+    """It is found when the first model is loaded; a client is told, without the place of the file."""
+    path = compileLibrary(exports, "1.3.0", code=code)
+    (tmp_path / "model.rkllm").write_text("x")
+    runtime = rkllm.makeBackend({"library": path})
+    with pytest.raises(ModelLoadFailed) as failed:
+        runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(tmp_path / "model.rkllm")))
+    assert re.search(said, failed.value.detail)
+    assert str(tmp_path) not in failed.value.detail
 
 
 def test_finding_as_json(compileLibrary):

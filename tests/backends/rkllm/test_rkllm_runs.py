@@ -15,8 +15,8 @@ from tests.standins import everyFamily, needsCompiler
 
 pytestmark = needsCompiler
 
-before_1_3 = pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if not family.ordersSampling])
-from_1_3 = pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if family.ordersSampling])
+before_1_3 = pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if not family.takesSampling])
+from_1_3 = pytest.mark.parametrize("key", [key for key, family in FAMILIES.items() if family.takesSampling])
 TWO_BYTES = r"a\xc3|\xa9b"
 """The script of two tokens that share a character: é."""
 
@@ -110,7 +110,7 @@ def test_library_that_does_not_keep_the_limit(key, load, library, monkeypatch):
     """As 1.3.0 with files of older toolkits, whose end token it does not know."""
     library.script("endless=1;token_ms=1")
     model = load(key, max_new_tokens=-1)
-    monkeypatch.setattr(model, "_inferParamOf", lambda inferParam, order: structs.replace(inferParam, max_new_tokens=0))
+    monkeypatch.setattr(model, "_inferParamOf", lambda inferParam, task: structs.replace(inferParam, max_new_tokens=0))
     run = Run(model, max_new_tokens=3)
     assert len(run.results) == 3
     assert run.reason == "length"

@@ -34,7 +34,7 @@ class Family:
         return importlib.import_module(f"{__name__}.{moduleOf(self.key)}").ffi
 
     @property
-    def ordersSampling(self) -> bool:
+    def takesSampling(self) -> bool:
         """Whether a run can be told its sampling and its token limit (``RKLLMInferParam`` of 1.3)."""
         return Capability.SAMPLING_PER_RUN in self.capabilities
 
