@@ -119,6 +119,24 @@ def test_limit_that_the_library_does_not_keep():
     assert perf.generate_time_ms < 1e6
 
 
+def test_limit_that_the_library_was_not_told_ends_the_run_with_its_last_token():
+    callbacks = Callbacks("1.2.0", limit=2, isLimited=False)
+    callbacks.bring(NORMAL, b"a", token_id=5)
+    assert callbacks.orders == []
+    callbacks.bring(NORMAL, b"a", token_id=5)
+    assert callbacks.orders == [True]
+
+
+def test_hidden_states_end_the_run_where_the_library_would_go_on():
+    ffi = FAMILIES["1.2.0"].ffi
+    rows = {"hidden_states": ffi.new("float[4]"), "embd_size": 4, "num_tokens": 1}
+    callbacks = Callbacks("1.2.0", mode=InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER, limit=1, isLimited=False)
+    callbacks.bring(NORMAL)
+    assert callbacks.orders == []
+    callbacks.bring(NORMAL, last_hidden_layer=rows)
+    assert callbacks.orders == [True]
+
+
 # What is made of it
 
 
