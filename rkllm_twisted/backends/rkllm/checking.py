@@ -33,8 +33,13 @@ from rkllm_twisted.values import (
 ROLES = ("user", "tool")
 
 
-def checkParam(family: Family, param: RKLLMParam) -> None:
+def checkParam(family: Family, param: RKLLMParam, context: int) -> None:
     """Check everything of ``RKLLMParam`` but the file.
+
+    Args:
+        family: Of the library.
+        param: With every field set.
+        context: What ``max_context_len`` comes to.
 
     Raises:
         InvalidParams: A value is out of range.
@@ -43,8 +48,8 @@ def checkParam(family: Family, param: RKLLMParam) -> None:
     checkFields(param, "$.param")
     checkNul(param, "$.param")
     refuseLacking(family, "RKLLMParam", param, "$.param")
-    if 0 < param.max_context_len <= param.n_keep:
-        _refuse("$.param.n_keep", f"less than max_context_len, {param.max_context_len}", param.n_keep)
+    if param.n_keep >= context:
+        _refuse("$.param.n_keep", f"less than max_context_len, {context}", param.n_keep)
     if family.hasField("RKLLMExtendParam", "enabled_cpus_mask"):
         chosenCPUs(param.extend_param)
 
@@ -140,7 +145,7 @@ def checkTools(tools: str) -> None:
     """
     try:
         msgspec.json.decode(tools)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidParams(f"$.tools: expected a JSON text, got {cut(tools)} ({error})") from None
 
 

@@ -62,7 +62,7 @@ class RkllmRuntime:
 
     def checkParam(self, param: RKLLMParam) -> None:
         """See `IRuntime.checkParam`. Of the file it is checked that it can be read."""
-        checkParam(self.family, param)
+        checkParam(self.family, param, param.max_context_len or DEFAULT_CONTEXT)
         checkModelFile(param.model_path)
 
     def init(self, param: RKLLMParam) -> IRuntimeModel:

@@ -193,6 +193,8 @@ def test_function_tools(key, load, library):
     assert library.events("run")[0]["prompt"].startswith('Call: [{"name": "weather"}]')
     with pytest.raises(InvalidParams, match=r"\$\.tools: expected a JSON text, got weather"):
         model.setFunctionTools("", "weather", "")
+    with pytest.raises(InvalidParams, match=r"\$\.tools: expected a JSON text"):
+        model.setFunctionTools("", "[" * 100_000, "")
 
 
 @having(Capability.FUNCTION_TOOLS)

@@ -125,6 +125,7 @@ def test_neutral_values_are_no_fields(key, runtime, library):
     ("fields", "said"),
     [
         ({"n_keep": 4096}, r"\$\.param\.n_keep: expected less than max_context_len, 4096, got 4096"),
+        ({"n_keep": 4096, "max_context_len": 0}, r"\$\.param\.n_keep: expected less than max_context_len, 4096"),
         ({"temperature": float("nan")}, r"\$\.param\.temperature"),
         ({"top_p": 1.5}, r"\$\.param\.top_p"),
         ({"mirostat": 3}, r"\$\.param\.mirostat"),
