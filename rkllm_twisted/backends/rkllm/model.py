@@ -124,11 +124,10 @@ class RkllmModel(ModelFunctions):
 
     def _inferParamOf(self, inferParam: RKLLMInferParam, task: Task) -> RKLLMInferParam:
         """As the library gets it; fields that the family lacks are left out where it is written."""
-        sampling, cache = inferParam.sampling_params, inferParam.prompt_cache_params
+        sampling = inferParam.sampling_params
         return structs.replace(
             inferParam,
             sampling_params=None if sampling is None else greedy(sampling),
-            prompt_cache_params=cache if cache is not None and cache.save_prompt_cache else None,
             max_new_tokens=task.limit,
         )
 

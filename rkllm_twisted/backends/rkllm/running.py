@@ -106,7 +106,7 @@ class Run:
             if not self.hasFinished:
                 self._take(results, state, hasRows)
         except Exception as defect:  # noqa: BLE001  # it must not reach C
-            self.defect = self.defect or defect
+            self.defect = defect
             self._interruption.order()
             return GO_ON
         return RELEASE if hasRows and self._family.releasesBuffers else GO_ON

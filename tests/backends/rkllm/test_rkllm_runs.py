@@ -164,6 +164,17 @@ def test_failure(key, script, said, status, load, library):
     assert Run(model).text == "one two three"
 
 
+def test_error_counts_whatever_comes_after_it(load):
+    """FINISH, and 0."""
+    model = load("1.3")
+
+    def errorFirst(result, state):
+        model._run.received(model._ffi.NULL, 3)
+
+    with pytest.raises(RuntimeCallFailed, match="the library reported an error"):
+        Run(model, onResult=errorFirst)
+
+
 @everyFamily
 def test_results_before_a_failure_stand(key, load, library):
     library.script("error=3")
