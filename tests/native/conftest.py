@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from tests.native.build import FAMILIES, compiler
-from tests.native.driving import RECENT, Standin
+from tests.native.driving import RECENT, Standin, started
 
 CHOSEN = os.environ.get("STANDIN_FAMILIES", " ".join(FAMILIES)).split()
 """The families whose stand-ins are tested where that is slow."""
@@ -16,6 +16,10 @@ CHOSEN = os.environ.get("STANDIN_FAMILIES", " ".join(FAMILIES)).split()
 @pytest.fixture(autouse=True)
 def _guard():
     """Instead of the one that looks after Twisted, which has no part in these tests and takes longer than they do."""
+    yield
+    while started:
+        with started.pop() as process:  # closes its pipes and waits for it
+            process.kill()
 
 
 @pytest.fixture(scope="session")

@@ -12,6 +12,10 @@ WRAPPER = os.environ.get("STANDIN_WRAPPER", "").split()
 """A program that runs the driver, such as valgrind, and exits with 99 if it found something."""
 
 
+started = []
+"""The processes of the test that runs; what is still alive at its end is killed."""
+
+
 class Outcome(NamedTuple):
     """What the driver did."""
 
@@ -54,7 +58,7 @@ class Standin:
         if control is not None:
             (self.directory / "control").write_text(control)
             environment["RKLLM_STANDIN_CONTROL"] = str(self.directory / "control")
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [*WRAPPER, str(self.driver), "set", "model_path", str(self.directory / path), *map(str, orders)],
             env=environment,
             cwd=self.directory,
@@ -63,6 +67,8 @@ class Standin:
             encoding="utf-8",
             errors="backslashreplace",
         )
+        started.append(process)
+        return process
 
     def drive(self, *orders, **settings):
         """Let the driver run to its end."""
