@@ -187,6 +187,15 @@ def test_contradiction_of_text_and_default_parameters(tmp_path):
         opening.openOnce(path, FAMILIES["1.2.1"], "1.2.1")
 
 
+def test_default_parameters_decide_nothing(tmp_path):
+    """They would leave one family of three; but that they tell it was tried on no board."""
+    finding = detect(str(buildStandin("1.2.1", tmp_path, '-DSTANDIN_VERSION="a secret"')))
+    assert evidence(finding, "text").found == "no version"
+    assert evidence(finding, "probe").families == PROBED["1.2.1"]
+    assert finding.family is None
+    assert "its family may be 1.2.1 or 1.3 or 1.3.1 by its" in finding.problem
+
+
 def test_library_that_is_replaced_while_the_daemon_runs(tmp_path):
     path = str(buildStandin("1.2.1", tmp_path))
     family = choose(detect(path, probe=False), None)
