@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rkllm_twisted twisted tests benchmarks scripts
 
-.PHONY: help run test check format reference clean
+.PHONY: help run test check format reference native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /make \1\t/' | expand -t 14
 
 # As it was given: without this, make would expand a $ in it.
 run: override export PROMPT := $(value PROMPT)
@@ -32,6 +32,22 @@ format: $(VENV)/.test  ## Bring the sources into their format
 
 reference: $(VENV)/.test  ## Write docs/reference/methods.md anew
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
+
+native: $(VENV)/.test  ## Test the stand-in of the NPU's runtime (tests/native)
+	@$(BIN)/python -m pytest --quiet tests/native $(ARGS)
+
+sanitize: $(VENV)/.test  ## The same, and the NPU backend's tests, under AddressSanitizer and UBSan
+	@STANDIN_SANITIZE=1 $(BIN)/python -m pytest --quiet tests/native $(ARGS)
+	@STANDIN_SANITIZE=1 LD_PRELOAD=$$(gcc -print-file-name=libasan.so) ASAN_OPTIONS=detect_leaks=0 \
+		$(BIN)/python -m pytest --quiet tests/backends/rkllm tests/contract/test_rkllm.py $(ARGS)
+
+# What ends in abort() is left out: it leaves everything behind. What the families between have, the newest has.
+valgrind: $(VENV)/.test  ## The oldest and the newest stand-in under valgrind; takes minutes
+	@STANDIN_WRAPPER="valgrind --quiet --leak-check=full --error-exitcode=99" STANDIN_FAMILIES="1.1 1.3.1" \
+		$(BIN)/python -m pytest --quiet tests/native --ignore tests/native/test_standin_violations.py $(ARGS)
+
+aarch64:  ## The stand-in and the NPU backend on emulated aarch64; needs root, says what it installs
+	@tests/native/aarch64 --quiet $(ARGS)
 
 clean:  ## Remove what the other targets made
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

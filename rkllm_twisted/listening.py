@@ -24,6 +24,10 @@ class AddressUnusable(Exception):
     """The path cannot be listened on; the message says why."""
 
 
+class InUse(AddressUnusable):
+    """A server is listening there."""
+
+
 def unixPath(listen: str) -> str | None:
     """The path in the file system that a server endpoint string names; None for any other endpoint."""
     return _unixOptions(listen)["address"] if listen.startswith("unix:") else None
@@ -69,18 +73,37 @@ def probe(path: str) -> None:
         path: In the file system.
 
     Raises:
-        AddressUnusable: Somebody answers there, or it is no socket, or nothing can be made there.
+        AddressUnusable: As `isStale`.
+    """
+    if not isStale(path):
+        return
+    try:
+        for left in (path, f"{path}.lock"):
+            with suppress(FileNotFoundError):
+                os.unlink(left)
+    except OSError as error:
+        raise AddressUnusable(f"{path}: {error.strerror}") from None
+
+
+def isStale(path: str) -> bool:
+    """Whether a socket was left at a path that can be listened on. Changes nothing.
+
+    Args:
+        path: In the file system.
+
+    Raises:
+        AddressUnusable: Somebody answers there (`InUse`), or it is no socket, or nothing can be made there.
     """
     _checkPlace(path)
     try:
         mode = os.lstat(path).st_mode
-        if not stat.S_ISSOCK(mode):
-            raise AddressUnusable(f"{path}: there is a file that is not a socket; remove it or choose another path")
-        _clearIfStale(path)
     except FileNotFoundError:
-        return
+        return False
     except OSError as error:
         raise AddressUnusable(f"{path}: {error.strerror}") from None
+    if not stat.S_ISSOCK(mode):
+        raise AddressUnusable(f"{path}: there is a file that is not a socket; remove it or choose another path")
+    return _isRefused(path)
 
 
 def _checkPlace(path: str) -> None:
@@ -90,18 +113,16 @@ def _checkPlace(path: str) -> None:
         raise AddressUnusable(f"{path}: its directory does not exist or cannot be written to")
 
 
-def _clearIfStale(path: str) -> None:
+def _isRefused(path: str) -> bool:
+    """Whether nobody listens on a socket."""
     with socket.socket(socket.AF_UNIX) as client:
         client.setblocking(False)
         found = client.connect_ex(path)
-    if found == errno.ECONNREFUSED:
-        for left in (path, f"{path}.lock"):
-            with suppress(FileNotFoundError):
-                os.unlink(left)
-    elif found in (0, errno.EAGAIN):
-        raise AddressUnusable(f"{path}: a server is listening there already")
-    elif found != errno.ENOENT:
+    if found in (0, errno.EAGAIN):
+        raise InUse(f"{path}: a server is listening there already")
+    if found not in (errno.ECONNREFUSED, errno.ENOENT):
         raise AddressUnusable(f"{path}: {os.strerror(found)}")
+    return found == errno.ECONNREFUSED
 
 
 class HeldPath:

@@ -32,6 +32,7 @@ RULES = {
 STANDARD = set(sys.stdlib_module_names) | {"msgspec", "zope"}
 OTHERS = {
     "rkllm_twisted.backends.llamacpp": {"cffi", "_cffi_backend", "jinja2"},
+    "rkllm_twisted.backends.rkllm": {"cffi", "_cffi_backend"},
     "rkllm_twisted.testing": {"pytest", "pytest_twisted"},
 }
 

@@ -89,7 +89,8 @@ def makeBackend(description: str | None) -> IRuntime | IModelBackend:
     else:
         name, options = splitDescription(description)
         maker = _named(name, makers)
-        if (reason := maker.unusable()) is not None:
+        isCured = isinstance(maker, BackendMaker) and not maker.cures.isdisjoint(options)
+        if not isCured and (reason := maker.unusable()) is not None:
             raise NoSuchBackend(f"backend {name} cannot run here: {reason}")
     return maker.makeBackend(options)
 
@@ -124,12 +125,21 @@ class BackendMaker:
         unusable: The full name of a function that returns why the backend cannot run here, or None; by default it
             always can.
         preference: See `IBackendMaker`.
+        cures: Options that may make up for what ``unusable`` finds, such as the path of a library: with one of them the
+            backend says itself what is wrong, when it is made.
     """
 
     def __init__(
-        self, name: str, description: str, make: str, unusable: str | None = None, preference: int | None = None
+        self,
+        name: str,
+        description: str,
+        make: str,
+        unusable: str | None = None,
+        preference: int | None = None,
+        cures: Iterable[str] = (),
     ) -> None:
         self.name = name
+        self.cures = frozenset(cures)
         self.description = description
         self.preference = preference
         self._make = make

@@ -5,6 +5,11 @@
     rkllm status
     rkllm call rkllm.get_constants
 
+Or look at this machine, without a daemon::
+
+    rkllm doctor
+    rkllm detect /usr/lib/librkllmrt.so
+
 The answer goes to standard output, everything else to standard error. Exit status: 0 done, 1 an error (one line on
 standard error says which), 2 wrong usage, 130 interrupted with Ctrl-C, 141 the reader of the output went away, 143
 terminated (SIGTERM).

@@ -33,15 +33,17 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
 
 
 def _parser(socket: str) -> ArgumentParser:
-    parser = ArgumentParser(prog="rkllm", description="Ask a running RKLLM daemon (twistd rkllm).")
+    description = "Ask a running RKLLM daemon (twistd rkllm), or see whether this machine can run one."
+    parser = ArgumentParser(prog="rkllm", description=description)
     parser.add_argument("--version", action="version", version=f"rkllm {__version__}")
     _addSocket(parser, socket)
     # Given before or after the command; where it is not given there, the one before must not be overwritten.
     everywhere = ArgumentParser(add_help=False)
     _addSocket(everywhere, SUPPRESS, shown=socket)
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for add in (_addRun, _addChat, _addStatus, _addCall):
+    for add in (_addRun, _addChat, _addStatus, _addCall, _addDoctor):
         add(commands, everywhere)
+    _addDetect(commands)
     return parser
 
 
@@ -88,6 +90,22 @@ def _addCall(commands: Commands, everywhere: ArgumentParser) -> None:
     call = commands.add_parser("call", parents=[everywhere], help="call any method, print each result line as JSON")
     call.add_argument("method", metavar="METHOD", help="its name on the wire, such as rkllm.get_constants")
     call.add_argument("params", metavar="JSON", nargs="?", help="its params; - reads them from standard input")
+
+
+def _addDoctor(commands: Commands, everywhere: ArgumentParser) -> None:
+    doctor = commands.add_parser("doctor", parents=[everywhere], help="say what this machine lacks to serve a model")
+    doctor.add_argument("--model", metavar="NAME_OR_PATH", help="look at this model, too: is there room, which backend")
+    doctor.add_argument(
+        "--library", metavar="PATH", help="the NPU's library (default: $RKLLM_LIBRARY, else the usual directories)"
+    )
+    doctor.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _addDetect(commands: Commands) -> None:
+    detect = commands.add_parser("detect", help="say which release of librkllmrt a file is")
+    detect.add_argument("path", metavar="PATH", help="the library")
+    detect.add_argument("--no-probe", action="store_false", dest="probe", help="only read the file, do not open it")
+    detect.add_argument("--json", action="store_true", help="as JSON")
 
 
 def _number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:

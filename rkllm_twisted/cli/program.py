@@ -29,6 +29,9 @@ from rkllm_twisted.cli.problems import (
 from rkllm_twisted.cli.terminal import Terminal
 from rkllm_twisted.client import RKLLMClient
 
+WITHOUT_DAEMON = ("detect", "doctor")
+"""The commands that look at this machine only; what they need is not imported for the others."""
+
 
 def runProgram(options: Namespace) -> NoReturn:
     """Carry out a command with the process's streams and Twisted's reactor, and exit.
@@ -52,6 +55,10 @@ def runProgram(options: Namespace) -> NoReturn:
     if options.command == "chat" and stdin.isatty():
         import readline  # noqa: F401  # gives `input` its editing
     try:
+        if options.command in WITHOUT_DAEMON:
+            from rkllm_twisted.cli.local import carryOut
+
+            sys.exit(carryOut(options, terminal))
         react(lambda reactor: start(reactor, options, terminal))
     finally:
         _forgetBroken(stdout)

@@ -87,6 +87,9 @@ class Client:
             if message["result"]["_callback_state"] in (2, 3):
                 return results
 
+    def finishWriting(self):
+        self.socket.shutdown(socket.SHUT_WR)
+
     def close(self):
         self.file.close()
         self.socket.close()

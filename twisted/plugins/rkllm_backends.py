@@ -9,6 +9,14 @@ llamacpp = BackendMaker(
     unusable="rkllm_twisted.backends.llamacpp.unusable",
     preference=10,
 )
+rkllm = BackendMaker(
+    "rkllm",
+    "the vendor's library on Rockchip's NPU; options: library, abi",
+    "rkllm_twisted.backends.rkllm.makeBackend",
+    unusable="rkllm_twisted.backends.rkllm.unusable",
+    preference=20,
+    cures=("library", "abi"),
+)
 scripted = BackendMaker(
     "scripted",
     "repeats the prompt, without a model; options: interval",

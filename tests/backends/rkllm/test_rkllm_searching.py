@@ -1,0 +1,117 @@
+"""Where the library is, and what is said where there is none."""
+
+import struct
+from pathlib import Path
+
+import pytest
+
+from rkllm_twisted.backends import NoSuchBackend, backendMakers, makeBackend, rkllm
+from rkllm_twisted.backends.rkllm import searching
+from rkllm_twisted.backends.rkllm.searching import NoLibrary, findLibrary
+from tests.standins import needsCompiler, standin
+
+
+@pytest.fixture
+def places(tmp_path):
+    """Directories first, second and third; a library is put into one with `put`."""
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+    return tmp_path
+
+
+def put(directory):
+    (directory / "librkllmrt.so").touch()
+    return str(directory / "librkllmrt.so")
+
+
+def test_order(places):
+    directories = [places / "first", places / "second"]
+    environ = {"LD_LIBRARY_PATH": f":{places / 'third'}"}
+    third = put(places / "third")
+    assert findLibrary(None, environ, directories) == third
+    second = put(places / "second")
+    assert findLibrary(None, environ, directories) == second
+    first = put(places / "first")
+    assert findLibrary(None, environ, directories) == first
+    assert findLibrary(None, {**environ, "RKLLM_LIBRARY": second}, directories) == second
+    assert findLibrary(third, {**environ, "RKLLM_LIBRARY": second}, directories) == third
+
+
+def test_nothing_found(places):
+    with pytest.raises(NoLibrary) as none:
+        findLibrary(None, {"LD_LIBRARY_PATH": str(places / "third")}, [places / "first"])
+    assert str(none.value) == (
+        f"there is no librkllmrt.so in {places}/first, {places}/third; if you have one, say where: "
+        "--backend rkllm:library=PATH or RKLLM_LIBRARY=PATH"
+    )
+
+
+def test_what_is_named_is_not_looked_for_elsewhere(places):
+    put(places / "first")
+    for option, environ, said in (
+        (str(places), {}, "library= names"),
+        (None, {"RKLLM_LIBRARY": str(places / "no")}, "the variable RKLLM_LIBRARY names"),
+    ):
+        with pytest.raises(NoLibrary, match=f"{said} .* which is not a file"):
+            findLibrary(option, environ, [places / "first"])
+
+
+def test_usual_directories():
+    assert searching.DIRECTORIES == ("/usr/lib", "/usr/local/lib", "/lib", "/usr/lib/aarch64-linux-gnu")
+
+
+# The backend
+
+
+@pytest.fixture
+def elsewhere(monkeypatch, tmp_path):
+    """No library is where it usually is."""
+    monkeypatch.setattr(rkllm, "findLibrary", lambda option, environ: findLibrary(option, environ, [tmp_path]))
+    monkeypatch.delenv("LD_LIBRARY_PATH", raising=False)
+    monkeypatch.delenv("RKLLM_LIBRARY", raising=False)
+
+
+def test_machine_without_a_library(elsewhere):
+    assert rkllm.unusable().startswith("there is no librkllmrt.so in")
+    with pytest.raises(NoSuchBackend, match=r"backend rkllm cannot run here: there is no librkllmrt\.so"):
+        makeBackend("rkllm")
+    with pytest.raises(ValueError, match="library= names /nowhere, which is not a file"):
+        makeBackend("rkllm:library=/nowhere")
+
+
+def test_wrong_options(elsewhere):
+    with pytest.raises(ValueError, match="rkllm: unknown option 'libary', expected library or abi"):
+        makeBackend("rkllm:libary=/x:abi=1.3")
+
+
+@needsCompiler
+def test_library_of_the_options(elsewhere, monkeypatch):
+    """Whatever is wrong with this machine: the options say where there is one."""
+    path = standin("1.2.1")
+    assert makeBackend(f"rkllm:library={path}").family.key == "1.2.1"
+    with pytest.raises(ValueError, match=r"abi=1.3 contradicts its text \(version 1.2.3\)"):
+        makeBackend(f"rkllm:library={path}:abi=1.3")
+
+
+@needsCompiler
+def test_machine_with_a_library_takes_it_unasked(elsewhere, monkeypatch):
+    """The NPU before the CPU."""
+    monkeypatch.setenv("RKLLM_LIBRARY", standin("1.3"))
+    assert rkllm.unusable() is None
+    assert makeBackend(None).name == "rkllm"
+    assert backendMakers()[0].name == "rkllm"
+
+
+@needsCompiler
+def test_library_for_another_machine_is_not_taken(elsewhere, monkeypatch, tmp_path):
+    data = bytearray(Path(standin("1.3")).read_bytes())
+    data[18:20] = struct.pack("<H", 243)
+    (tmp_path / "foreign.so").write_bytes(data)
+    monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "foreign.so"))
+    assert "foreign.so: it is for riscv64, and this machine is" in rkllm.unusable()
+
+
+def test_library_that_is_none_is_not_taken(elsewhere, monkeypatch, tmp_path):
+    (tmp_path / "wrong.so").write_text("hello")
+    monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "wrong.so"))
+    assert rkllm.unusable() == f"{tmp_path}/wrong.so: not an ELF file"
