@@ -269,6 +269,20 @@ class TestEnd:
         assert model.getKVCacheSize()[1] == before[1]
         assert model.getKVCacheSize()[0] in (before[0], before[0] + 1)  # the last token said may be computed by now
 
+    def test_by_an_abort_inside_a_step(self, recorded, load):
+        """The cache may hold the tokens of the step by then, of one input or of all: they are let go of."""
+        model, c = recorded
+        witness, asked, seen = load(RANDOM, **ofSize(2)), greedy(max_new_tokens=9, keep_history=1), []
+        decode = theLibrary().c.llama_decode
+        c.answers["llama_decode"] = lambda context, batch: decode(context, batch) or (2 if len(seen) == 6 else 0)
+        run = BatchRun(model, inputs(2), asked, lambda result, state: seen.append(result))
+        c.answers.clear()
+        assert (run.reason, len(run.tokensOf(0)), len(run.tokensOf(1))) == ("abort", 3, 3)
+        BatchRun(witness, inputs(2), structs.replace(asked, max_new_tokens=3))
+        assert model.getKVCacheSize() == witness.getKVCacheSize() == [9, 32]
+        both = [BatchRun(each, inputs(2), asked) for each in (model, witness)]
+        assert [both[0].tokensOf(n) for n in (0, 1)] == [both[1].tokensOf(n) for n in (0, 1)]
+
     def test_by_a_failure_in_a_step(self, models, load):
         library = recordedLibrary()
         runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
