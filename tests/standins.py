@@ -6,7 +6,7 @@ import functools
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
@@ -41,10 +41,10 @@ class Standin:
         monkeypatch.setenv("RKLLM_STANDIN_LOG", str(self._log))
         monkeypatch.setenv("RKLLM_STANDIN_CONTROL", str(self._control))
 
-    def writeModel(self, name: str, facts: str = "") -> str:
-        """A model file with the facts that its first line may name; returns its path."""
+    def writeModel(self, name: str, facts: str = "", words: Iterable[str] = ()) -> str:
+        """A model file with the facts that its first line may name, and the texts of tokens; returns its path."""
         path = self._directory / name
-        path.write_text(f"RKLLM-STANDIN {facts}\n")
+        path.write_text("".join(f"{line}\n" for line in (f"RKLLM-STANDIN {facts}", *words)))
         return str(path)
 
     def script(self, text: str) -> None:

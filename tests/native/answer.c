@@ -60,24 +60,44 @@ static void addWords(Answer *answer, const Run *run, const RKLLMInput *input, co
         addWord(answer, run, input, prompt, &word);
 }
 
+static void addId(Answer *answer, const Run *run, int32_t id) {
+    Text text = {0};
+    addTextOfId(run->model, id, &text);
+    addText(answer, run, text.bytes);
+    answer->pieces[answer->count - 1].id = id;
+}
+
 static void addIds(Answer *answer, const Run *run, const RKLLMTokenInput *input) {
-    for (size_t at = 0; at < input->n_tokens; at++) {
-        Text text = {0};
-        textAdd(&text, " %d", input->input_ids[at]);
-        addText(answer, run, text.bytes);
-        answer->pieces[answer->count - 1].id = input->input_ids[at];
+    for (size_t at = 0; at < input->n_tokens; at++)
+        addId(answer, run, input->input_ids[at]);
+}
+
+static void addRow(Answer *answer, const Run *run, const float *row) {
+    int32_t known = idInTable(run->model, row);
+    if (known >= 0) {
+        addId(answer, run, known);
+        return;
     }
+    Text text = {0};
+    textAdd(&text, " %g", (double)row[0]);
+    addText(answer, run, text.bytes);
 }
 
 static void addRows(Answer *answer, const Run *run, const RKLLMEmbedInput *input) {
-    for (size_t row = 0; row < input->n_tokens; row++) {
-        Text text = {0};
-        textAdd(&text, " %g", (double)input->embed[row * (size_t)run->model->file.embd]);
-        addText(answer, run, text.bytes);
-    }
+    for (size_t row = 0; row < input->n_tokens; row++)
+        addRow(answer, run, input->embed + row * (size_t)run->model->file.embd);
+}
+
+/* An adapter that was chosen is heard: its name comes first. */
+static void addAdapter(Answer *answer, const Run *run) {
+    Text text = {0};
+    textAdd(&text, "[%s] ", run->infer->lora_params->lora_adapter_name);
+    addText(answer, run, text.bytes);
 }
 
 static void echo(Answer *answer, const Run *run, const RKLLMInput *input, const Prompt *prompt) {
+    if (run->infer->lora_params)
+        addAdapter(answer, run);
     if (input->input_type == RKLLM_INPUT_TOKEN)
         addIds(answer, run, &input->token_input);
     else if (input->input_type == RKLLM_INPUT_EMBED)

@@ -95,6 +95,8 @@ static bool isLoadable(const RKLLMParam *param, const Script *script, ModelFile 
     if (param->max_context_len <= file->context)
         return true;
     complain("max_context_len %d is above the limit of the model, %ld", param->max_context_len, file->context);
+    free(file->words);
+    file->words = NULL;
     return false;
 }
 
@@ -122,7 +124,7 @@ static bool isCallable(Callback callback) {
 }
 
 static int load(LLMHandle *handle, const RKLLMParam *param, Callback callback, const Script *script) {
-    ModelFile file;
+    ModelFile file = {0};
     bool isZombie = scriptIs(script, "init", "zombie");
     bool isWell = isLoadable(param, script, &file);
     if (!isWell && !isZombie)

@@ -18,6 +18,7 @@
 
 #define POISON 0xA5
 #define CANARY 32 /* bytes before and behind the results */
+#define CHOSEN 32.0f /* above all other logits */
 #define KEPT 256  /* of so many callbacks the poisoned memory is not used again */
 
 struct Garbage {
@@ -121,6 +122,8 @@ static void fillRows(float *numbers, const Rows *rows, size_t width) {
         for (size_t column = 0; column < width; column++)
             numbers[row * width + column] =
                 (rows->isHidden ? hiddenOf : logitOf)(rows->ids[row], rows->position + row, column);
+    if (rows->count && rows->chosen >= 0 && (size_t)rows->chosen < width)
+        numbers[(rows->count - 1) * width + (size_t)rows->chosen] = CHOSEN;
 }
 
 static void setRows(RKLLMResult *result, const float *numbers, const Rows *rows, size_t width) {

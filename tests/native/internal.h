@@ -60,6 +60,7 @@ void chatter(const Script *script, const char *about);
 typedef struct {
     long context, embd, vocab, layers, heads, headSize;
     bool hasTokenizer, hasEmbedding;
+    char *words; /* texts of tokens, each with a newline behind it */
 } ModelFile;
 
 typedef struct {
@@ -168,6 +169,9 @@ typedef struct {
 
 bool nextWord(const char **at, Word *word); /* with the white space before it */
 int32_t idOfWord(const Model *model, const char *bytes, size_t length);
+void addTextOfId(const Model *model, int32_t id, Text *text);
+float embeddingOf(int32_t id, size_t column);
+int32_t idInTable(const Model *model, const float *row); /* -1: the row is of no token */
 bool readPrompt(const Model *model, const RKLLMInput *input, bool isFirstTurn, const Script *script, Prompt *prompt);
 void freePrompt(Prompt *prompt);
 
@@ -207,6 +211,7 @@ typedef struct {
     size_t position;    /* of the first */
     size_t count;
     bool isHidden;
+    int32_t chosen; /* the token that was chosen from the last of them; -1: none was */
 } Rows;
 
 struct Run {

@@ -48,9 +48,18 @@ static bool readFacts(char *line, ModelFile *file) {
     return true;
 }
 
-/* Its first line is RKLLM-STANDIN key=value;…; what it does not say has these values. */
+static char *restOf(FILE *stream) {
+    Text rest = {0};
+    char part[1024];
+    textAdd(&rest, "%s", "");
+    while (fgets(part, sizeof part, stream))
+        textAdd(&rest, "%s", part);
+    return rest.bytes;
+}
+
+/* Its first line is RKLLM-STANDIN key=value;…; what it does not say has these values. Words follow, one a line. */
 bool readModelFile(const char *path, ModelFile *file) {
-    *file = (ModelFile){4096, 8, 1000, 2, 2, 4, true, true};
+    *file = (ModelFile){4096, 8, 1000, 2, 2, 4, true, true, NULL};
     FILE *stream = fopen(path, "re");
     if (stream == NULL) {
         complain("failed to open model file %s: %s", path, strerror(errno));
@@ -59,6 +68,8 @@ bool readModelFile(const char *path, ModelFile *file) {
     char line[1024] = "";
     bool isModel = fgets(line, sizeof line, stream) && strncmp(line, MAGIC, strlen(MAGIC)) == 0 &&
                    readFacts(line + strlen(MAGIC), file);
+    if (isModel)
+        file->words = restOf(stream);
     fclose(stream);
     if (!isModel)
         complain("invalid magic number in %s: not a model of this runtime, or damaged", path);
@@ -140,6 +151,7 @@ void emptyModel(Model *model) {
         freeAnswer(model->paused);
     free(model->paused);
     free(model->tensor);
+    free(model->file.words);
     for (size_t at = 0; at < model->grownCount; at++)
         free(model->grown[at]);
     free(model->grown);

@@ -26,6 +26,31 @@ int32_t idOfWord(const Model *model, const char *bytes, size_t length) {
     return (int32_t)(hashOf(bytes, length, 0) % (uint64_t)(model->file.vocab - FIRST_WORD)) + FIRST_WORD;
 }
 
+/* A word of the model file, or the id as a number. */
+void addTextOfId(const Model *model, int32_t id, Text *text) {
+    for (const char *word = model->file.words, *end; word && (end = strchr(word, '\n')); word = end + 1)
+        if (end > word && idOfWord(model, word, (size_t)(end - word)) == id) {
+            textAddBytes(text, word, (size_t)(end - word));
+            return;
+        }
+    textAdd(text, " %d", id);
+}
+
+/* The embedding table. All of it is exact in a float. */
+float embeddingOf(int32_t id, size_t column) {
+    return (float)id + (float)column / 64;
+}
+
+int32_t idInTable(const Model *model, const float *row) {
+    if (!(row[0] >= 0 && row[0] < (float)model->file.vocab))
+        return -1;
+    int32_t id = (int32_t)row[0];
+    for (size_t column = 0; column < (size_t)model->file.embd; column++)
+        if (row[column] < embeddingOf(id, column) || row[column] > embeddingOf(id, column))
+            return -1;
+    return id;
+}
+
 static void addIds(Prompt *prompt, const int32_t *ids, size_t count) {
     int32_t *all = allocate((prompt->count + count) * sizeof *all);
     if (prompt->count)
@@ -48,12 +73,15 @@ static void addWords(const Model *model, Prompt *prompt, const char *text) {
     textAdd(&prompt->rendered, "%s", text);
 }
 
-/* A row of an embedding is a token of its own: the same numbers give the same id. */
+/* A row that is of no token is a token of its own: the same numbers give the same id. */
 static void addRows(const Model *model, Prompt *prompt, const float *rows, size_t count) {
     size_t width = (size_t)model->file.embd;
     int32_t *ids = allocate(count * sizeof *ids);
-    for (size_t row = 0; row < count; row++)
-        ids[row] = idOfWord(model, (const char *)(rows + row * width), width * sizeof(float));
+    for (size_t row = 0; row < count; row++) {
+        const float *numbers = rows + row * width;
+        int32_t known = idInTable(model, numbers);
+        ids[row] = known < 0 ? idOfWord(model, (const char *)numbers, width * sizeof(float)) : known;
+    }
     addIds(prompt, ids, count);
     free(ids);
 }

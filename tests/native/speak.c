@@ -83,30 +83,31 @@ static void remember(Run *run) {
 }
 
 /* The rows of the prompt's tokens, of what was new in it unless the script says all. */
-static void promptRows(const Run *run, Rows *rows, bool isHidden) {
+static void promptRows(const Run *run, const Round *round, Rows *rows, bool isHidden) {
     bool all = scriptIs(run->script, "rows", "all");
     for (int batch = 0; batch < run->model->batches; batch++) {
         const Prompt *prompt = &run->prompts[batch];
         size_t cached = run->model->caches[batch].count, reused = all ? 0 : run->reused[batch];
         size_t position = (cached > prompt->count ? cached - prompt->count : 0) + reused;
-        rows[batch] = (Rows){prompt->ids + reused, position, prompt->count - reused, isHidden};
+        int32_t chosen = isHidden ? -1 : round->spoken[batch].id;
+        rows[batch] = (Rows){prompt->ids + reused, position, prompt->count - reused, isHidden, chosen};
     }
 }
 
 /* Rows for this callback: of the prompt with the first token, then of the token before. */
-static const Rows *rowsNow(const Run *run, Rows *rows) {
+static const Rows *rowsNow(const Run *run, const Round *round, Rows *rows) {
     if (!wantsLogits(run))
         return NULL;
     if (run->spoken == 0)
-        promptRows(run, rows, false);
+        promptRows(run, round, rows, false);
     else
-        rows[0] = (Rows){&run->last[0], run->model->caches[0].count - 1, 1, false};
+        rows[0] = (Rows){&run->last[0], run->model->caches[0].count - 1, 1, false, round->spoken[0].id};
     return rows;
 }
 
 static enum Reply sayHidden(Run *run, const Round *round) {
     Rows rows[MAX_BATCH];
-    promptRows(run, rows, true);
+    promptRows(run, round, rows, true);
 #if ABI == ABI_1_1
     if (deliver(run, NULL, rows, RKLLM_RUN_GET_LAST_HIDDEN_LAYER) == PAUSE)
         return PAUSE;
@@ -123,7 +124,7 @@ static enum Reply sayRound(Run *run, const Round *round) {
     if (run->infer->mode == RKLLM_INFER_GET_LAST_HIDDEN_LAYER)
         return sayHidden(run, round);
     Rows rows[MAX_BATCH];
-    const Rows *given = rowsNow(run, rows);
+    const Rows *given = rowsNow(run, round, rows);
     bool isWaiting = round->isWaiting && run->model->batches == 1;
     return deliver(run, round->spoken, given, isWaiting ? RKLLM_RUN_WAITING : RKLLM_RUN_NORMAL);
 }

@@ -172,7 +172,7 @@ def test_lora(each, tmp_path):
         "run",
     )
     assert [line for line in outcome.lines if line.startswith("lora")] == ["lora 0", "lora -1", "lora -1"]
-    assert outcome.answer == "mine scale=0.5"
+    assert outcome.answer == "[mine] mine scale=0.5"  # the adapter is heard
     assert each.drive("set", "lora_adapter_name", "mine", "prompt", "x", "run").lines[-1] == "run -1"
 
 

@@ -14,6 +14,7 @@ The rooms, from the outside in::
     writing.py       values -> C's structs; sampling.py: a part of that
     reading.py       C's structs -> values; pieces.py, figures.py: what is made of them
     interrupting.py  the thread that aborts
+    saving.py        prompt cache files on their way to their place
     library.py       the C functions, and the one callback
     opening.py       the libraries of this process
     detection.py     which family a file is of; elf.py, releases.py and probing.py are its sources

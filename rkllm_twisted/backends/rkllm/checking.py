@@ -17,7 +17,7 @@ from msgspec import structs
 from rkllm_twisted.backends.rkllm.cpus import chosenCPUs
 from rkllm_twisted.backends.rkllm.families import Family
 from rkllm_twisted.backends.rkllm.lacking import refuseLacking
-from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported
+from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed
 from rkllm_twisted.ranges import checkFields, checkNul, cut, nearest
 from rkllm_twisted.values import (
     InferMode,
@@ -164,17 +164,39 @@ def checkCrossAttention(params: RKLLMCrossAttnParam) -> None:
     _checkLength(f"{where}.encoder_v_cache", len(params.encoder_v_cache), keys, "encoder_k_cache")
 
 
-def checkRanges(ranges: list[tuple[int, int]], batch: int) -> None:
+def checkRanges(ranges: list[tuple[int, int]], sizes: list[int]) -> None:
     """Check ranges of the KV cache: the library reads as many as the model has inputs.
 
+    Args:
+        ranges: One for each input.
+        sizes: How many tokens are in the cache, for each input.
+
     Raises:
-        InvalidParams: They are more or fewer, or one has no token.
+        InvalidParams: They are more or fewer, or one has no token, or is not in the cache.
     """
-    if len(ranges) != batch:
-        _refuse("$.start_pos", f"{batch} ranges, as n_batch of init", len(ranges))
-    for index, (start, end) in enumerate(ranges):
-        if not 0 <= start < end < 2**31:
+    if len(ranges) != len(sizes):
+        _refuse("$.start_pos", f"{len(sizes)} ranges, as n_batch of init", len(ranges))
+    for index, ((start, end), size) in enumerate(zip(ranges, sizes, strict=True)):
+        if not 0 <= start < end:
             _refuse(f"$.start_pos[{index}]", "0 or more, and less than end_pos", f"{start} to {end}")
+        if end > size:
+            _refuse(f"$.end_pos[{index}]", f"at most {size}, the tokens in the cache", end)
+
+
+def checkRegular(path: str, function: str) -> None:
+    """Refuse to have the library open what is not a file: it would wait at a pipe for ever.
+
+    A path where nothing is, is the library's to refuse.
+
+    Raises:
+        RuntimeCallFailed: There is something else.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return
+    if not stat.S_ISREG(mode):
+        raise RuntimeCallFailed("not a regular file", function=function, status=-1)
 
 
 def _alone(input: RKLLMInput) -> RKLLMInput:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from twisted.logger import Logger
 
 from rkllm_twisted.backends import RuntimeModel
@@ -32,7 +35,7 @@ class ModelFunctions(RuntimeModel):
         self._param = param
         self._batch = param.extend_param.n_batch
         self._adapters: set[str] = set()
-        self._hasPromptCache = False
+        self._promptCache: str | None = None
         self._crossAttention: Writer | None = None
 
     def destroy(self) -> None:
@@ -52,6 +55,7 @@ class ModelFunctions(RuntimeModel):
         checkNul(adapter, where)
         if adapter.lora_adapter_name in self._adapters:
             raise InvalidParams(f"{where}.lora_adapter_name: an adapter {adapter.lora_adapter_name} is loaded already")
+        checking.checkRegular(adapter.lora_adapter_path, "rkllm_load_lora")
         writer = Writer(self._ffi)
         self._loaded.call("rkllm_load_lora", writer.new("RKLLMLoraAdapter", adapter))
         self._adapters.add(adapter.lora_adapter_name)
@@ -59,15 +63,33 @@ class ModelFunctions(RuntimeModel):
     def loadPromptCache(self, path: str) -> None:
         """See `IRuntimeModel.loadPromptCache`. One that is loaded is let go of first, as the manual wants (3.2.9)."""
         checkNul(path, "$.prompt_cache_path")
+        checking.checkRegular(path, "rkllm_load_prompt_cache")
         self.releasePromptCache()
         self._loaded.call("rkllm_load_prompt_cache", Writer(self._ffi).text(path))
-        self._hasPromptCache = True
+        self._promptCache = path
 
     def releasePromptCache(self) -> None:
         """See `IRuntimeModel.releasePromptCache`. With none loaded the library is not asked."""
-        if self._hasPromptCache:
+        if self._promptCache is not None:
             self._loaded.call("rkllm_release_prompt_cache")
-            self._hasPromptCache = False
+            self._promptCache = None
+
+    @contextmanager
+    def _withoutPromptCache(self) -> Iterator[None]:
+        """Let go of the loaded prompt cache for a while, and load it again."""
+        path = self._promptCache
+        self.releasePromptCache()
+        try:
+            yield
+        finally:
+            if path is not None:
+                self._loadAgain(path)
+
+    def _loadAgain(self, path: str) -> None:
+        try:
+            self.loadPromptCache(path)
+        except RuntimeCallFailed as error:  # it changes no answer, and is missed by nobody but the clock
+            self.log.warn("the prompt cache could not be loaded again: {error}", error=error)
 
     def clearKVCache(self, keepSystemPrompt: bool, ranges: list[tuple[int, int]] | None) -> None:
         """See `IRuntimeModel.clearKVCache`. Ranges came with 1.2.1, one for each input of the model."""
@@ -82,7 +104,7 @@ class ModelFunctions(RuntimeModel):
         elif ranges is None:
             self._loaded.call("rkllm_clear_kv_cache", keep, null, null)
         else:
-            checking.checkRanges(ranges, self._batch)
+            checking.checkRanges(ranges, self.getKVCacheSize())
             starts, ends = (self._ffi.new("int[]", list(side)) for side in zip(*ranges, strict=True))
             self._loaded.call("rkllm_clear_kv_cache", keep, starts, ends)
 
@@ -107,11 +129,16 @@ class ModelFunctions(RuntimeModel):
         )
 
     def setFunctionTools(self, systemPrompt: str, tools: str, toolResponse: str) -> None:
-        """See `IRuntimeModel.setFunctionTools`."""
+        """See `IRuntimeModel.setFunctionTools`.
+
+        That the library clears its KV cache is documented for the chat template only (manual 1.3.0, section 3.2.11); in
+        a history that goes on the new functions would never be shown. So it is told to.
+        """
         self._need(Capability.FUNCTION_TOOLS)
         checking.checkTools(tools)
         texts = {"system_prompt": systemPrompt, "tools": tools, "tool_response_str": toolResponse}
         self._setTexts("rkllm_set_function_tools", **texts)
+        self.clearKVCache(False, None)
 
     def _setTexts(self, function: str, **texts: str) -> None:
         for name, text in texts.items():

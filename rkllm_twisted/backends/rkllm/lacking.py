@@ -8,6 +8,10 @@ from msgspec import NODEFAULT, Struct, structs
 
 from rkllm_twisted.backends.rkllm.families import FAMILIES, Family
 from rkllm_twisted.errors import NotSupported
+from rkllm_twisted.values import Capability
+
+CAPABILITIES = {"n_batch": Capability.BATCHES, "use_cross_attn": Capability.CROSS_ATTENTION}
+"""Fields of a model's parameters that a capability is named for."""
 
 
 def refuseLacking(family: Family, struct: str, value: Struct, where: str) -> None:
@@ -20,7 +24,7 @@ def refuseLacking(family: Family, struct: str, value: Struct, where: str) -> Non
         where: Its JSON path.
 
     Raises:
-        NotSupported: There is one; ``needs`` says which releases have it.
+        NotSupported: There is one; ``needs`` says which releases have it, or the capability where one is named for it.
     """
     fields = dict(family.ffi.typeof(struct).fields)
     for field in structs.fields(value):
@@ -48,4 +52,6 @@ def _refuse(struct: str, field: str, where: str) -> None:
         needs = f"runtime {having[0].releases[0]} or newer"
     else:
         needs = f"runtime {having[0].releases[0]} to {having[-1].releases[-1]}"
-    raise NotSupported(f"{where}.{field}: this release of the runtime has no such field, {needs} has", needs=needs)
+    detail = f"{where}.{field}: this release of the runtime has no such field, {needs} has"
+    capability = CAPABILITIES.get(field)
+    raise NotSupported(detail, needs=capability.value if capability else needs)

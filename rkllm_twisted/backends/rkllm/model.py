@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 from msgspec import structs
@@ -13,6 +14,7 @@ from rkllm_twisted.backends.rkllm.interrupting import Interruption
 from rkllm_twisted.backends.rkllm.loaded import Loaded
 from rkllm_twisted.backends.rkllm.running import ABORT, Run, Task
 from rkllm_twisted.backends.rkllm.sampling import greedy
+from rkllm_twisted.backends.rkllm.saving import PromptCacheFile
 from rkllm_twisted.backends.rkllm.writing import Writer
 from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
 from rkllm_twisted.interfaces import IRuntimeModel, OnResult, refuseUnsupported
@@ -30,6 +32,7 @@ class RkllmModel(ModelFunctions):
 
     def __init__(self, loaded: Loaded, param: RKLLMParam) -> None:
         super().__init__(loaded, param)
+        self._conditions: tuple[str | None, Writer | None] = None, None
         self._run: Run | None = None
         self._isAborted = False
 
@@ -65,10 +68,25 @@ class RkllmModel(ModelFunctions):
             if self._isAborted:
                 run.reason = ABORT
             else:
-                self._carryOut(run, task, inputs, inferParam)
+                self._carryOutAndSave(run, task, inputs, inferParam)
         finally:
             self._run = None
         return run.finish()
+
+    def _carryOutAndSave(self, run: Run, task: Task, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
+        """Call the library; a prompt cache that it is to save is put in its place unless the run was aborted."""
+        cache = inferParam.prompt_cache_params
+        if cache is None or not cache.save_prompt_cache:
+            self._carryOut(run, task, inputs, inferParam)
+            return
+        file = PromptCacheFile(cache.prompt_cache_path)
+        try:
+            elsewhere = structs.replace(cache, prompt_cache_path=file.path)
+            self._carryOut(run, task, inputs, structs.replace(inferParam, prompt_cache_params=elsewhere))
+            if run.reason != ABORT:
+                file.putInPlace()
+        finally:
+            file.close()
 
     def _checked(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> list[RKLLMInput]:
         if len(inputs) != self._batch:
@@ -101,18 +119,29 @@ class RkllmModel(ModelFunctions):
             ResultTooLarge: The tensors would be.
         """
         isAlone = not inferParam.keep_history and Capability.CLEAR_KV_CACHE in self._family.capabilities
-        if isAlone and inferParam.mode is not InferMode.RKLLM_INFER_GENERATE:
-            # A prefix that is found in the cache may have no rows: which is not known.
+        wantsRows = inferParam.mode is not InferMode.RKLLM_INFER_GENERATE
+        if isAlone and (self._isOtherwise(inferParam) or wantsRows):
             self.clearKVCache(False, None)
         writer = Writer(self._ffi)
         arguments = writer.inputs(inputs), writer.new("RKLLMInferParam", self._inferParamOf(inferParam, task))
-        status = self._call(run, *arguments)
+        # Whether tokens that are found in a cache have rows is not known.
+        with self._withoutPromptCache() if wantsRows else nullcontext():
+            status = self._call(run, *arguments)
         if isAlone and run.wasInterrupted:
             self._clearAfterAbort()
         if run.defect is not None:
             raise run.defect
         if run.reason is None:
             self._checkEnd(run, status, inputs)
+
+    def _isOtherwise(self, inferParam: RKLLMInferParam) -> bool:
+        """Whether what the KV cache holds was computed with another LoRA adapter, or another encoder's output.
+
+        Whether the library takes care of that when it finds the beginning of a prompt in its cache is not known.
+        """
+        lora, before = inferParam.lora_params, self._conditions
+        self._conditions = None if lora is None else lora.lora_adapter_name, self._crossAttention
+        return self._conditions != before
 
     def _call(self, run: Run, inputs: Any, inferParam: Any) -> int:
         with self._loaded.library.receiving(run.received) as userdata:

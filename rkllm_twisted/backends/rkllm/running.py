@@ -21,6 +21,8 @@ from rkllm_twisted.values import (
     InferMode,
     RKLLMPerfStat,
     RKLLMResult,
+    RKLLMResultLastHiddenLayer,
+    RKLLMResultLogits,
 )
 
 STOP, LENGTH, ABORT = "stop", "length", "abort"
@@ -145,21 +147,27 @@ class Run:
         self._interruption.order()
 
     def _handOn(self, results: Any, state: int) -> None:
-        texts = [self._handOnOne(results[index], index, state) for index in range(self._task.count)]
+        # All of them are copied before any is handed on: one may be too large.
+        tensors = [self._tensorsOf(results[index]) for index in range(self._task.count)]
+        texts = [self._handOnOne(results[index], index, state, *both) for index, both in enumerate(tensors)]
         if state != HIDDEN_STATES_ALONE and any(text is not None for text in texts):
             self._figures.token()
         if self._task.mode is InferMode.RKLLM_INFER_GENERATE:
             self._endsInText = any(texts) or state == CallState.RKLLM_RUN_WAITING
 
-    def _handOnOne(self, result: Any, index: int, state: int) -> bytes | None:
+    def _tensorsOf(self, result: Any) -> tuple[RKLLMResultLastHiddenLayer, RKLLMResultLogits]:
+        return tensorsOf(self._family.ffi, result, self._task.mode, self._task.delivery)
+
+    def _handOnOne(
+        self, result: Any, index: int, state: int, hidden: RKLLMResultLastHiddenLayer, logits: RKLLMResultLogits
+    ) -> bytes | None:
         """Hand on the result of one input.
 
         Returns:
             Its text as it came; None where nothing came.
         """
-        ffi, pieces, isToken = self._family.ffi, self._pieces[index], state != HIDDEN_STATES_ALONE
-        hidden, logits = tensorsOf(ffi, result, self._task.mode, self._task.delivery)
-        piece = textOf(ffi, result) if isToken else b""
+        pieces, isToken = self._pieces[index], state != HIDDEN_STATES_ALONE
+        piece = textOf(self._family.ffi, result) if isToken else b""
         if self._wantsHiddenStates and hidden is NO_HIDDEN_STATES and not piece:
             return None  # seen first of all on 1.2.1b1 (issue 278)
         isWaiting = state == CallState.RKLLM_RUN_WAITING
@@ -168,7 +176,7 @@ class Run:
         self._onResult(
             RKLLMResult(
                 text=text,
-                token_id=result.token_id if isToken else -1,
+                token_id=max(result.token_id, -1) if isToken else -1,  # any negative one: this input has ended
                 last_hidden_layer=hidden,
                 logits=logits,
                 batch_index=self._indexOf(index),

@@ -19,8 +19,7 @@ class Inputs(Subject):
         self.needs(brief, Capability.TOKEN_INPUT)
         tokens = self.tokensOf(self.PROMPT)
         ofTokens = await self.answer(brief, tokenInput(tokens))
-        assert ofTokens.perf is not None
-        assert ofTokens.perf.prefill_tokens >= len(tokens)
+        assert self.prefilled(ofTokens) >= len(tokens)
         await self.takeRaw(brief)
         ofText = await self.answer(brief)
         assert ofTokens.text
@@ -31,12 +30,11 @@ class Inputs(Subject):
         self.needs(brief, Capability.TOKEN_INPUT, Capability.CHAT_TEMPLATE)
         tokens = tokenInput(self.tokensOf(self.PROMPT))
         before = await self.answer(brief, tokens)
+        size = self.prefilled(before)
         await brief.setChatTemplate("Listen. ", "They say: ", " You say: ")
         after = await self.answer(brief, tokens)
         assert before.tokens == after.tokens
-        assert before.perf is not None
-        assert after.perf is not None
-        assert before.perf.prefill_tokens == after.perf.prefill_tokens
+        assert size == self.prefilled(after)
 
     @asynchronous
     async def test_token_that_the_vocabulary_lacks(self, brief: IModel) -> None:
@@ -51,8 +49,7 @@ class Inputs(Subject):
         self.needs(brief, Capability.EMBED_INPUT)
         tokens = self.tokensOf(self.PROMPT)
         ofRows = await self.answer(brief, embedInput(self.embeddingRows(tokens), len(tokens)))
-        assert ofRows.perf is not None
-        assert ofRows.perf.prefill_tokens >= len(tokens)
+        assert self.prefilled(ofRows) >= len(tokens)
         await self.takeRaw(brief)
         ofText = await self.answer(brief)
         assert ofRows.tokens
@@ -73,12 +70,10 @@ class Inputs(Subject):
         self.needs(brief, Capability.MULTIMODAL_INPUT)
         given = self.multimodalInput()
         rows = given.n_image_tokens if given.image is None else given.image.n_image_tokens
-        without = await self.answer(brief)
+        without = self.prefilled(await self.answer(brief))
         await self.forget(brief)
         seen = await self.answer(brief, imageInput(given))
-        assert without.perf is not None
-        assert seen.perf is not None
-        assert seen.perf.prefill_tokens >= without.perf.prefill_tokens + rows
+        assert self.prefilled(seen) >= without + rows
         assert seen.tokens
 
     @asynchronous

@@ -86,6 +86,4 @@ class Prompting(Subject):
     async def _prefilled(self, model: IModel) -> int:
         """How many tokens `PROMPT` has with all that is around it."""
         await self.forget(model)
-        receiver = await self.answer(model)
-        assert receiver.perf is not None
-        return receiver.perf.prefill_tokens
+        return self.prefilled(await self.answer(model))

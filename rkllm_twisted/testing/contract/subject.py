@@ -85,6 +85,13 @@ class Subject:
         """An encoder's output that fits the model. For set_cross_attn_params."""
         raise NotImplementedError("a backend that can set_cross_attn_params has an encoder's output to show it with")
 
+    def prefilled(self, receiver: RecordingReceiver) -> int:
+        """How many tokens of its prompt the run before this call computed: by its figures, unless its runtime has none
+        to give.
+        """
+        assert receiver.perf is not None
+        return receiver.perf.prefill_tokens
+
     # What the clauses share
 
     @pytest.fixture

@@ -24,13 +24,10 @@ class Tensors(Subject):
     async def test_logits(self, brief: IModel) -> None:
         self.needs(brief, Capability.GET_LOGITS)
         receiver = await self.answer(brief, mode=LOGITS)
-        assert receiver.perf is not None
         results = [result for result in receiver.results if result.token_id >= 0]
         assert 1 <= len(results) <= BRIEF
-        assert [result.logits.num_tokens for result in results] == [
-            receiver.perf.prefill_tokens,
-            *[1] * (len(results) - 1),
-        ]
+        sizes = [result.logits.num_tokens for result in results]
+        assert sizes == [self.prefilled(receiver), *[1] * (len(results) - 1)]
         for result in results:
             row = floats(result.logits.logits, result.logits.num_tokens, result.logits.vocab_size)[-1]
             assert row.index(max(row)) == result.token_id
@@ -44,7 +41,7 @@ class Tensors(Subject):
         assert receiver.perf.generate_tokens <= 1
         [hidden] = [each.last_hidden_layer for each in receiver.results if each.last_hidden_layer.hidden_states]
         rows = floats(hidden.hidden_states, hidden.num_tokens, hidden.embd_size)
-        assert len(rows) == receiver.perf.prefill_tokens
+        assert len(rows) == self.prefilled(receiver)
         assert all(any(row) for row in rows)
         assert all(each.logits.logits is None for each in receiver.results)
 

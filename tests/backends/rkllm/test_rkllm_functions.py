@@ -11,7 +11,7 @@ from rkllm_twisted.values import (
     RKLLMLoraParam,
     RKLLMPromptCacheParam,
 )
-from tests.backends.rkllm.running import Run
+from tests.backends.rkllm.running import Run, prompt
 from tests.standins import everyFamily, needsCompiler
 
 pytestmark = needsCompiler
@@ -136,6 +136,7 @@ def test_system_prompt_may_stay_in_the_cache(key, load, library):
 def test_ranges_of_the_cache(key, load, library):
     """They are passed on; a release that takes them only after a pause says so."""
     model = load(key, extend={"n_batch": 2})
+    Run(model, [prompt("one two three four five six")] * 2)
     with pytest.raises(RuntimeCallFailed) as failed:
         model.clearKVCache(False, [(0, 1), (2, 5)])
     assert failed.value.data == {"function": "rkllm_clear_kv_cache", "status": -1}
@@ -151,8 +152,10 @@ def test_ranges_of_the_cache(key, load, library):
 @pytest.mark.parametrize("ranges", [[(0, 1)], [(0, 1)] * 3, [(0, 1), (3, 3)], [(-1, 1), (0, 1)], [(0, 1), (0, 2**31)]])
 def test_ranges_that_c_must_not_see(key, ranges, load, library):
     """The library reads as many as the model has inputs."""
-    with pytest.raises(InvalidParams, match=r"\$\.start_pos"):
-        load(key, extend={"n_batch": 2}).clearKVCache(False, ranges)
+    model = load(key, extend={"n_batch": 2})
+    Run(model, [prompt("one two three four five six")] * 2)
+    with pytest.raises(InvalidParams, match=r"\$\.(start|end)_pos"):
+        model.clearKVCache(False, ranges)
     assert "rkllm_clear_kv_cache" not in library.calls()
 
 

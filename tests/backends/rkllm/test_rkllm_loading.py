@@ -100,8 +100,8 @@ def test_limits_that_are_left_open(given, arrives, load, library):
         ("1.3.1", {"img_content": "<"}, "runtime 1.1.0 to 1.2.3"),
         ("1.1", {"extend_param": RKLLMExtendParam(embed_flash=1)}, "runtime 1.2.0 or newer"),
         ("1.1", {"extend_param": RKLLMExtendParam(enabled_cpus_mask=1)}, "runtime 1.2.0 or newer"),
-        ("1.2.0", {"extend_param": RKLLMExtendParam(n_batch=2)}, "runtime 1.2.1 or newer"),
-        ("1.2.1b1", {"extend_param": RKLLMExtendParam(use_cross_attn=1)}, "runtime 1.2.1 or newer"),
+        ("1.2.0", {"extend_param": RKLLMExtendParam(n_batch=2)}, "n_batch"),
+        ("1.2.1b1", {"extend_param": RKLLMExtendParam(use_cross_attn=1)}, "set_cross_attn_params"),
     ],
 )
 def test_field_that_a_family_lacks(key, fields, needs, runtime, library):

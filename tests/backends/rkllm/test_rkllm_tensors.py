@@ -30,8 +30,18 @@ def logitOf(token, position, column):
     return (token * 13 + position * 7 + column * 3) % 512 / 16
 
 
+CHOSEN = 32.0
+"""The logit of a token that was chosen from a row (tests/native/README.md)."""
+
+
 def rowsOf(numbers, tokens, width, start=0):
     return [numbers(token, start + row, column) for row, token in enumerate(tokens) for column in range(width)]
+
+
+def choosing(token, rows, width=40):
+    """Rows of logits, the last of which has chosen a token."""
+    rows[len(rows) - width + token] = CHOSEN
+    return rows
 
 
 def floats(data):
@@ -115,9 +125,10 @@ def test_logits(key, load):
     assert [result.logits.num_tokens for result in run.results] == [3, 1, 1]
     assert {result.logits.vocab_size for result in run.results} == {40}
     first, second, third = (floats(result.logits.logits) for result in run.results)
-    assert first == rowsOf(logitOf, (20, 21, 22), 40)
-    assert second == rowsOf(logitOf, (run.results[0].token_id,), 40, start=3)
-    assert third == rowsOf(logitOf, (run.results[1].token_id,), 40, start=4)
+    one, two, three = (result.token_id for result in run.results)
+    assert first == choosing(one, rowsOf(logitOf, (20, 21, 22), 40))
+    assert second == choosing(two, rowsOf(logitOf, (one,), 40, start=3))
+    assert third == choosing(three, rowsOf(logitOf, (two,), 40, start=4))
     assert all(result.last_hidden_layer.hidden_states is None for result in run.results)
 
 
@@ -125,7 +136,8 @@ def test_logits(key, load):
 def test_logits_of_the_last_row(key, load):
     run = Run(load(key, "vocab=40"), ids(20, 21, 22), Delivery(rows="last"), mode=LOGITS, max_new_tokens=2)
     assert [result.logits.num_tokens for result in run.results] == [1, 1]
-    assert floats(run.results[0].logits.logits) == rowsOf(logitOf, (22,), 40, start=2)
+    row = choosing(run.results[0].token_id, rowsOf(logitOf, (22,), 40, start=2))
+    assert floats(run.results[0].logits.logits) == row
 
 
 @having(Capability.GET_LOGITS)

@@ -1,0 +1,92 @@
+"""Prompt cache files on their way from the library to their place.
+
+The library writes into a directory that only this user can enter, and what it wrote is moved to its place when the run
+has ended well: nobody sees half a file, and a run that fails or is aborted leaves what was there before.
+
+The format is the vendor's own and not documented, so nothing in a file tells that it is a prompt cache. What is saved
+here bears a mark, an extended attribute, which outlives the daemon; a file without it is never written over. On a file
+system without such attributes a saved file has to be removed before it can be saved again.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import tempfile
+from contextlib import suppress
+
+from rkllm_twisted.errors import RuntimeCallFailed
+
+MARK = "user.rkllm_twisted.prompt_cache"
+"""The name of the extended attribute."""
+
+
+class PromptCacheFile:
+    """A prompt cache that a run is to save.
+
+    Args:
+        target: Where it belongs. Its directory must be there.
+
+    Attributes:
+        path: Where the library is to write it.
+
+    Raises:
+        RuntimeCallFailed: It could not be put there.
+    """
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+        _refuseWhatIsNotOurs(target)
+        try:
+            self._directory = tempfile.mkdtemp(prefix=".prompt-cache-", dir=os.path.dirname(target) or os.curdir)
+        except OSError as error:
+            raise failed(os.strerror(error.errno or 0).lower()) from None
+        self.path = os.path.join(self._directory, "saved")
+
+    def putInPlace(self) -> None:
+        """Move what the library wrote to where it belongs, readable by its owner only.
+
+        Raises:
+            RuntimeCallFailed: It wrote nothing, or there is something else now.
+        """
+        if not os.path.isfile(self.path) or not os.path.getsize(self.path):
+            raise failed(
+                "the library wrote nothing, its log says why; known reasons: the kind of model (RWKV, Qwen3.5 on "
+                "1.3.0), or a run that this release had to be stopped in, at its own max_new_tokens"
+            )
+        _refuseWhatIsNotOurs(self._target)
+        try:
+            _finish(self.path)
+            os.replace(self.path, self._target)
+        except OSError as error:
+            raise failed(os.strerror(error.errno or 0).lower()) from None
+
+    def close(self) -> None:
+        """Remove what was not put in place."""
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+
+def failed(reason: str) -> RuntimeCallFailed:
+    """The error for a prompt cache that cannot be saved."""
+    return RuntimeCallFailed(f"the prompt cache cannot be saved: {reason}", function="rkllm_run", status=-1)
+
+
+def _finish(path: str) -> None:
+    os.chmod(path, 0o600)
+    with suppress(OSError):  # no such attributes here
+        os.setxattr(path, MARK, b"1")
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+
+
+def _refuseWhatIsNotOurs(path: str) -> None:
+    if os.path.lexists(path) and not _isOurs(path):
+        raise failed("what is there already bears no mark of a prompt cache that was saved here, and stays")
+
+
+def _isOurs(path: str) -> bool:
+    try:
+        return stat.S_ISREG(os.lstat(path).st_mode) and bool(os.getxattr(path, MARK, follow_symlinks=False))
+    except OSError:
+        return False
