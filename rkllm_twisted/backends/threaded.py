@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
+from rkllm_twisted.backends.endings import failureOf
 from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, RuntimeCallFailed
 from rkllm_twisted.interfaces import (
     IGeneration,
@@ -122,6 +123,7 @@ class ThreadedModel:
 
     def __init__(self, model: IRuntimeModel, runtime: IRuntime, thread: OneThread) -> None:
         self.capabilities = runtime.capabilities
+        self.epoch = 0
         self._model = model
         self._thread = thread
         self._generation: ThreadedGeneration | None = None
@@ -255,10 +257,8 @@ class ThreadedGeneration:
         """A run went well only if it returned and FINISH was seen; an aborted one may end as the runtime likes."""
         if isinstance(outcome, Failure):
             return None if self._isAborted and outcome.check(RuntimeCallFailed) else outcome
-        if self._isAborted or (self._perf is not None and not self._hasError):
-            return None
-        what = "the runtime reported an error" if self._hasError else "the runtime returned without finishing"
-        return Failure(RuntimeCallFailed(what, function="rkllm_run", status=0))
+        error = None if self._isAborted else failureOf(self._perf, self._hasError)
+        return None if error is None else Failure(error)
 
     def _deliver(self) -> None:
         self._isDeliveryPending = False

@@ -103,7 +103,7 @@ class Run:
 
     def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """A line of the stream."""
-        if isinstance(result, EncodedResult) or result.token_id >= 0:
+        if result.isToken if isinstance(result, EncodedResult) else result.token_id >= 0:
             self.tokens += 1
         if self.owner.isCongested():
             self.giveUp(ReaderTooSlow("more waits for this client than may; read the stream faster"))

@@ -1,0 +1,38 @@
+"""What must be done again to bring a new child to where the old one was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Entry = tuple[str, tuple[Any, ...]]
+"""The name of a call, and its arguments."""
+
+ONCE = ("init", "setChatTemplate", "setFunctionTools", "loadPromptCache", "setCrossAttnParams")
+"""Of these the last one counts."""
+
+
+class Journal:
+    """The calls that have succeeded and last: those that a model keeps until it is destroyed.
+
+    Not among them are runs and the KV cache: what was said is gone with the child.
+    """
+
+    def __init__(self) -> None:
+        self._entries: list[Entry] = []
+
+    def done(self, name: str, arguments: tuple[Any, ...]) -> None:
+        """A call has succeeded."""
+        if name == "releasePromptCache":
+            self._forget("loadPromptCache")
+        elif name in ONCE:
+            self._forget(name)
+            self._entries.append((name, arguments))
+        elif name == "loadLora":
+            self._entries.append((name, arguments))
+
+    def entries(self) -> list[Entry]:
+        """What to call, in order."""
+        return list(self._entries)
+
+    def _forget(self, name: str) -> None:
+        self._entries = [entry for entry in self._entries if entry[0] != name]
