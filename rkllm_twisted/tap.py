@@ -13,7 +13,9 @@ from twisted.python import usage
 from twisted.python.failure import Failure
 
 from rkllm_twisted._version import __version__
-from rkllm_twisted.backends import backendMakers, makeBackend
+from rkllm_twisted.backends import backendMakers, bestBackend, makeBackend
+from rkllm_twisted.backends.isolated.backend import IsolatedBackend
+from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import AddressUnusable, HeldPath, serverEndpoint, unixPath
@@ -44,6 +46,19 @@ class Options(usage.Options):
         ["max-line", None, str(16 * 2**20), "The longest line of a client, in bytes"],
         ["max-reply", None, str(MAX_REPLY), "The longest result with tensors in it, in bytes"],
         ["max-backlog", None, str(MAX_BACKLOG), "The bytes that may wait for a client that does not read its stream"],
+        ["isolation", None, None, "Where the runtime runs: process (a child of its own) or none [process if it can]"],
+        ["init-limit", None, "600", "Seconds that loading a model may take before its process is killed"],
+        ["prefill-limit", None, "60", "Seconds from the start of a run to its first result, whatever its prompt"],
+        ["prefill-token-limit", None, "0.06", "Seconds more for each token of the prompt"],
+        ["token-limit", None, "60", "Seconds from one result of a run to the next"],
+        ["abort-limit", None, "30", "Seconds from an abort to the end of the run"],
+        ["max-crashes", None, "5", "Deaths of the runtime's process within a minute after which it is not restarted"],
+        [
+            "max-memory",
+            None,
+            None,
+            "Bytes of the runtime's process above which it is exchanged between two runs [none]",
+        ],
         ["queue-timeout", None, None, "Seconds after which a request that still waits is refused [none]"],
     ]
 
@@ -86,8 +101,14 @@ class Options(usage.Options):
         if self["max-clients"] is None:
             source, self["max-clients"] = "RKLLM_MAX_CLIENTS", self._environ.get("RKLLM_MAX_CLIENTS") or "100"
         self["max-clients"] = _positive(source, self["max-clients"])
-        for name in ("max-queue", "max-line", "max-reply", "max-backlog"):
+        for name in ("max-queue", "max-line", "max-reply", "max-backlog", "max-crashes"):
             self[name] = _positive(f"--{name}", self[name])
+        for name in ("init-limit", "prefill-limit", "prefill-token-limit", "token-limit", "abort-limit"):
+            self[name] = _seconds(f"--{name}", self[name])
+        if self["max-memory"] is not None:
+            self["max-memory"] = _positive("--max-memory", self["max-memory"])
+        if self["isolation"] not in (None, "process", "none"):
+            raise usage.UsageError(f"--isolation: expected process or none, got {self['isolation']!r}")
         if self["queue-timeout"] is not None:
             self["queue-timeout"] = _seconds("--queue-timeout", self["queue-timeout"])
 
@@ -128,10 +149,12 @@ def makeService(options: Options) -> RKLLMService:
     from twisted.internet import reactor
 
     try:
-        backend = makeBackend(options["backend"])
+        description = options["backend"] or bestBackend()
+        backend = makeBackend(description)
         _checkListen(reactor, options["listen"])
         if options["model"] is not None:
             _checkModel(backend, options["model"])
+        backend = _isolated(backend, description, reactor, options)
     except (ValueError, AddressUnusable, RKLLMError) as error:
         raise SystemExit(f"rkllm: {error}") from None
     return DaemonService(
@@ -146,6 +169,29 @@ def makeService(options: Options) -> RKLLMService:
         maxReply=options["max-reply"],
         maxBacklog=options["max-backlog"],
     )
+
+
+def _isolated(
+    backend: IRuntime | IModelBackend, description: str, reactor: Any, options: Options
+) -> IRuntime | IModelBackend:
+    """The backend in a child process, unless it is to be in this one, or can be nowhere else."""
+    if options["isolation"] == "none":
+        return backend
+    if not IRuntime.providedBy(backend):
+        if options["isolation"] == "process":
+            name = description.partition(":")[0]
+            raise ValueError(f"--isolation process: the backend {name} is not a blocking one and stays in this process")
+        return backend
+    limits = Limits(
+        init=options["init-limit"],
+        prefill=options["prefill-limit"],
+        prefillToken=options["prefill-token-limit"],
+        token=options["token-limit"],
+        abort=options["abort-limit"],
+        crashes=options["max-crashes"],
+        memory=options["max-memory"],
+    )
+    return IsolatedBackend(backend, description, reactor, limits)
 
 
 def _checkListen(reactor: Any, listen: str) -> None:

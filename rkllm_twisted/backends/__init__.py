@@ -73,24 +73,29 @@ def backendMakers() -> list[IBackendMaker]:
     return sorted(makers, key=lambda maker: (maker.preference is None, -(maker.preference or 0), maker.name))
 
 
+def bestBackend() -> str:
+    """The name of the most preferred backend that this machine can run.
+
+    Raises:
+        NoSuchBackend: There is none.
+    """
+    return _firstUsable(backendMakers()).name
+
+
 def makeBackend(description: str | None) -> IRuntime | IModelBackend:
     """The backend that a ``--backend`` string names; adapt it to `IModelBackend` before use.
 
     Args:
-        description: ``name:key=value:…``, or None for the most preferred backend that this machine can run.
+        description: ``name:key=value:…``, or None for `bestBackend`.
 
     Raises:
         NoSuchBackend: None of that name, or none usable.
         ValueError: The string or an option in it is wrong.
     """
-    makers = backendMakers()
-    if description is None:
-        maker, options = _firstUsable(makers), dict[str, str]()
-    else:
-        name, options = splitDescription(description)
-        maker = _named(name, makers)
-        if (reason := maker.unusable()) is not None:
-            raise NoSuchBackend(f"backend {name} cannot run here: {reason}")
+    name, options = splitDescription(bestBackend() if description is None else description)
+    maker = _named(name, backendMakers())
+    if (reason := maker.unusable()) is not None:
+        raise NoSuchBackend(f"backend {name} cannot run here: {reason}")
     return maker.makeBackend(options)
 
 

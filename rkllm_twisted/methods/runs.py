@@ -8,7 +8,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.errors import Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
+from rkllm_twisted.errors import BackendLost, Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
 from rkllm_twisted.methods.table import Answer, wireError
 from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Turn
@@ -34,12 +34,14 @@ class Run:
         call: What asked for it.
         hasRun: Whether the model has begun it.
         finishedWith: What the last line says besides the figures, such as ``history_lost``.
+        lostWith: Gives what an error says besides, if the backend was lost.
         tokens: How many tokens it has generated.
     """
 
     def __init__(self, call: Call, stream: LineStream, start: Start, ended: Callable[[Run], object]) -> None:
         self.owner = call.connection
         self.finishedWith: dict[str, object] = {}
+        self.lostWith: Callable[[], dict[str, object]] = dict
         self.tokens = 0
         self.call = call
         self.hasRun = False
@@ -120,7 +122,10 @@ class Run:
 
     def generationFailed(self, failure: Failure) -> None:
         """The last line, then the next turn."""
-        self._stream.fail(wireError(failure, "a generation failed"))
+        error = wireError(failure, "a generation failed")
+        if isinstance(error, BackendLost):
+            error.data.update(self.lostWith())
+        self._stream.fail(error)
         self._end()
 
     def _refused(self, error: RKLLMError) -> None:

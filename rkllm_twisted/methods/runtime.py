@@ -131,6 +131,8 @@ class RuntimeMethods:
             refuseUnsupported(inputs, inferParam, model.capabilities)
             ready = self.held.history.enter(model, call.connection, bool(inferParam.keep_history))
             run.finishedWith = self.held.history.lossOf(call.connection, bool(inferParam.keep_history))
+            if inferParam.keep_history:
+                run.lostWith = lambda: self.held.history.died(call.connection)
             if len(inputs) > 1:
                 return ready.addCallback(lambda _: model.runBatch(inputs, inferParam, receiver, delivery))
             return ready.addCallback(lambda _: model.run(inputs[0], inferParam, receiver, delivery))

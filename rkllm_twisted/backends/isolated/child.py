@@ -48,6 +48,7 @@ class Child:
     def serve(self, requests: int) -> None:
         """Read calls until there are no more, which is when the parent has gone or has had enough."""
         threading.Thread(target=self._work, name="runtime", daemon=True).start()
+        self._write(Kind.READY, 0, b"")
         reader = FrameReader()
         while data := os.read(requests, 1 << 16):
             for kind, call, body in reader.receive(data):

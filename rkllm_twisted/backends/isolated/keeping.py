@@ -94,7 +94,7 @@ class KeptChild:
             self._child.kill()
 
     def _lost(self, lost: BackendLost) -> None:
-        """The child has ended. What it was asked for has failed with this already."""
+        """The child has ended. What it was asked for fails with this too."""
         self._isReady = False
         self._child = None
         self.epoch += 1
@@ -130,7 +130,8 @@ class KeptChild:
         Deferred.fromCoroutine(self._replay()).addErrback(self._notReplayed)
 
     async def _replay(self) -> None:
-        began = loaded = self._reactor.seconds()
+        began, load = self._reactor.seconds(), 0.0
+        child = self._theChild()
         for name, arguments in self._journal.entries():
             try:
                 await self._limited(name, *arguments)
@@ -139,12 +140,12 @@ class KeptChild:
                     raise
                 self.log.error("{name} could not be done again: {reason}", name=name, reason=str(error))
             if name == "init":
-                loaded = self._reactor.seconds()
-        total = self._reactor.seconds() - began
+                load = self._reactor.seconds() - (child.startedAt or began)
+        rest = self._reactor.seconds() - began - load
         self.log.info(
-            "the model is ready again after {total} s, {load} s of them for starting and loading",
-            total=f"{total:.3f}",
-            load=f"{loaded - began:.3f}",
+            "the model is ready again after {rest} s without loading it, which took {load} s",
+            rest=f"{rest:.3f}",
+            load=f"{load:.3f}",
         )
         self._becomeReady()
 

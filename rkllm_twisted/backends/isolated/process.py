@@ -31,10 +31,12 @@ class ChildProcess(ProcessProtocol):
     Args:
         reactor: Spawns it.
         description: Of the backend that it runs, as ``--backend`` has it.
-        ended: Called with the reason when it has ended, after every call has failed with it.
+        ended: Called with the reason when it has ended, before its calls fail with it.
 
     Attributes:
         pid: Its process id; None after its end.
+        startedAt: When its program had started; None before.
+        lost: How it ended; None before.
     """
 
     log = Logger()
@@ -48,6 +50,7 @@ class ChildProcess(ProcessProtocol):
         self._output = {1: Output(reactor, "stdout"), 2: Output(reactor, "stderr")}
         self._hung: str | None = None
         self.lost: BackendLost | None = None
+        self.startedAt: float | None = None
         command = [sys.executable, "-m", "rkllm_twisted.backends.isolated.child", description]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with open(os.devnull, "rb") as nothing:
@@ -100,6 +103,9 @@ class ChildProcess(ProcessProtocol):
             self.kill()
 
     def _received(self, kind: Kind, call: int, body: bytes) -> None:
+        if kind is Kind.READY:
+            self.startedAt = self._reactor.seconds()
+            return
         done, onResult = self._calls[call]
         if kind is Kind.RESULT:
             if onResult is not None:
@@ -130,9 +136,9 @@ class ChildProcess(ProcessProtocol):
         self.lost = lost = self._lossOf(reason)
         self.pid = None
         waiting, self._calls = list(self._calls.values()), {}
+        self._ended(lost)  # first, since whoever is told that a call has failed may make the next one at once
         for done, _ in waiting:
             done.errback(Failure(lost))
-        self._ended(lost)
 
     def _lossOf(self, reason: Failure) -> BackendLost:
         if self._hung is not None:
