@@ -18,7 +18,8 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.errors import Busy, InvalidRequest, RKLLMError
+from rkllm_twisted.access import Access, groupsOf
+from rkllm_twisted.errors import Busy, InvalidRequest, NotPermitted, RKLLMError
 from rkllm_twisted.methods.table import MethodTable
 from rkllm_twisted.sockets import HangupWatch, Outbox, peerOf
 from rkllm_twisted.wire.connection import Connection
@@ -27,6 +28,9 @@ from rkllm_twisted.wire.messages import NO_ID, errorLine
 
 MAX_BACKLOG = 8 * 2**20
 """The bytes that may wait for a peer when a further result comes, unless another limit is given (W-SLOW)."""
+LINE_LIMIT = 60.0
+"""Seconds within which a line that has begun must end, unless another limit is given."""
+EVERYTHING = Access()
 LINGER = 5.0
 """Seconds that a refused peer has to read its error and close (W-LIMIT)."""
 
@@ -37,14 +41,19 @@ class ServerProtocol(LineReceiver):
 
     Args:
         factory: What all connections share.
+        access: What is allowed at the socket that it came to.
     """
 
     delimiter = b"\n"
     factory: ServerFactory
     transport: Any
 
-    def __init__(self, factory: ServerFactory) -> None:
+    log = Logger()
+
+    def __init__(self, factory: ServerFactory, access: Access) -> None:
         self.factory = factory
+        self._access = access
+        self._unfinished: IDelayedCall | None = None
         self.MAX_LENGTH = factory.maxLine
         self._framing = Framing(factory.maxLine)
         self._lingering: IDelayedCall | None = None
@@ -53,8 +62,14 @@ class ServerProtocol(LineReceiver):
     def connectionMade(self) -> None:
         """Greet nobody; only a connection above the limit hears something unasked."""
         self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
-        self._connection = Connection(outbox.write, self.close, peerOf(self.transport), outbox.isCongested)
-        if not self.factory.admit(self):
+        peer, access = peerOf(self.transport), self._access
+        self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, access.permits)
+        if peer is not None:
+            self.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
+        if not access.admits(peer, groupsOf(self.transport) if access.gids is not None else frozenset()):
+            self.log.warn("refused: pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
+            self._refuse(NotPermitted("this user may not use this socket"))
+        elif not self.factory.admit(self):
             limit = self.factory.maxClients
             self._refuse(Busy(f"{limit} clients are connected, no more may"))
 
@@ -62,12 +77,30 @@ class ServerProtocol(LineReceiver):
         """Cut the data into lines. LineReceiver's own buffer would search an unfinished line anew with every piece."""
         if self._lingering is not None:
             return
+        hasEnded = False
         try:
             for line in self._framing.receive(data):
+                hasEnded = True
                 self.lineReceived(line)
         except LineTooLong:
             limit = self.factory.maxLine
             self._refuse(InvalidRequest(f"a line may have {limit} bytes, this one is longer"))
+        if self._framing.isUnfinished or self._unfinished is not None:
+            self._limitLine(hasEnded)
+
+    def _limitLine(self, hasEnded: bool) -> None:
+        """A line that has begun must end in time: whoever only ever begins one would hold its place for nothing."""
+        if self._unfinished is not None and (hasEnded or not self._framing.isUnfinished):
+            _cancelIfActive(None, self._unfinished)
+            self._unfinished = None
+        if self._framing.isUnfinished and self._unfinished is None and self._lingering is None:
+            self._unfinished = self.factory.reactor.callLater(self.factory.lineLimit, self._lineExpired)
+
+    def _lineExpired(self) -> None:
+        self._unfinished = None
+        if self._lingering is None:
+            limit = self.factory.lineLimit
+            self._refuse(InvalidRequest(f"a line must end within {limit:g} s, this one has not"))
 
     def lineReceived(self, line: bytes) -> None:
         """Carry a line out. Returns nothing: a Deferred would stop the lines behind it."""
@@ -91,8 +124,9 @@ class ServerProtocol(LineReceiver):
         """Nobody wants the answers any more."""
         if self._hangup is not None:
             self._hangup.stop()
-        if self._lingering is not None:
-            _cancelIfActive(None, self._lingering)
+        for delayed in (self._lingering, self._unfinished):
+            if delayed is not None:
+                _cancelIfActive(None, delayed)
         self.factory.dismiss(self)
         self._connection.lost()
 
@@ -120,6 +154,7 @@ class ServerFactory(Factory):
         maxClients: The most connections at a time (W-CLIENTS).
         maxLine: The longest line, in bytes (W-LIMIT).
         maxBacklog: The bytes that may wait for a peer when a further result comes (W-SLOW).
+        lineLimit: Seconds within which a line that has begun must end.
     """
 
     noisy = False
@@ -132,7 +167,9 @@ class ServerFactory(Factory):
         maxClients: int = 100,
         maxLine: int = 16 * 2**20,
         maxBacklog: int = MAX_BACKLOG,
+        lineLimit: float = LINE_LIMIT,
     ) -> None:
+        self.lineLimit = lineLimit
         self.table = table
         self.reactor = reactor
         self.maxClients = maxClients
@@ -142,8 +179,12 @@ class ServerFactory(Factory):
         self._allClosed: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # type: ignore[override]  # Twisted says Factory twice
-        """A protocol for a new connection."""
-        return ServerProtocol(self)
+        """A protocol for a new connection that may do everything."""
+        return ServerProtocol(self, EVERYTHING)
+
+    def behind(self, access: Access) -> Factory:
+        """A factory for the connections of a socket at which only so much is allowed."""
+        return _Door(self, access)
 
     def admit(self, protocol: ServerProtocol) -> bool:
         """Whether there is room for one more connection."""
@@ -176,6 +217,19 @@ class ServerFactory(Factory):
     def _abortAll(self) -> None:
         for protocol in list(self._connected):
             protocol.transport.abortConnection()
+
+
+class _Door(Factory):
+    """Makes the protocols of one socket."""
+
+    noisy = False
+
+    def __init__(self, factory: ServerFactory, access: Access) -> None:
+        self._factory = factory
+        self._access = access
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # type: ignore[override]  # Twisted says Factory twice
+        return ServerProtocol(self._factory, self._access)
 
 
 def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:

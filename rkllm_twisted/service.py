@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -11,12 +12,13 @@ from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from rkllm_twisted.access import Access
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import HeldPath, serverEndpoint, unixPath
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import makeTable
 from rkllm_twisted.scheduling.scheduler import Scheduler
-from rkllm_twisted.server import MAX_BACKLOG, ServerFactory
+from rkllm_twisted.server import EVERYTHING, LINE_LIMIT, MAX_BACKLOG, ServerFactory
 from rkllm_twisted.values import MAX_REPLY
 
 DEFAULT_PATH = "/tmp/rkllm.sock"
@@ -27,7 +29,8 @@ class RKLLMService(MultiService):
 
     Args:
         backend: What runs the models: anything that adapts to `IModelBackend`.
-        listen: A Twisted server endpoint string, such as ``unix:/run/rkllm.sock``.
+        listen: A Twisted server endpoint string, such as ``unix:/run/rkllm.sock``; or several, each with what is
+            allowed there.
         reactor: The reactor.
         model: A ``model_path`` to load at start; None loads nothing.
         maxClients: The most connections at a time (W-CLIENTS).
@@ -36,6 +39,8 @@ class RKLLMService(MultiService):
         queueTimeout: Seconds after which a request that still waits is refused (-32002); None is no limit.
         maxReply: The longest result with tensors in it, in bytes (-32009).
         maxBacklog: The bytes that may wait for a client that does not read when a further result comes (W-SLOW).
+        lineLimit: Seconds within which a line that has begun must end.
+        drain: Seconds that the generations in progress may go on when the service stops.
     """
 
     log = Logger()
@@ -43,7 +48,7 @@ class RKLLMService(MultiService):
     def __init__(
         self,
         backend: IRuntime | IModelBackend,
-        listen: str,
+        listen: str | Sequence[tuple[str, Access]],
         reactor: Any,
         model: str | None = None,
         maxClients: int = 100,
@@ -52,15 +57,19 @@ class RKLLMService(MultiService):
         queueTimeout: float | None = None,
         maxReply: int = MAX_REPLY,
         maxBacklog: int = MAX_BACKLOG,
+        lineLimit: float = LINE_LIMIT,
+        drain: float = 0.0,
     ) -> None:
         super().__init__()
         self._model = model
+        self._drain = drain
+        self._reactor = reactor
         scheduler = Scheduler(reactor, maxQueue, queueTimeout)
         self._runtime = RuntimeMethods(IModelBackend(backend), scheduler, maxReply)
         table = makeTable(self._runtime, scheduler)
-        self._factory = ServerFactory(table, reactor, maxClients, maxLine, maxBacklog)
-        self.listening = ListeningService(listen, self._factory, reactor)
-        self.listening.setServiceParent(self)
+        self._factory = ServerFactory(table, reactor, maxClients, maxLine, maxBacklog, lineLimit)
+        for address, access in [(listen, EVERYTHING)] if isinstance(listen, str) else listen:
+            ListeningService(address, self._factory.behind(access), reactor).setServiceParent(self)
 
     def startService(self) -> None:
         """Listen, then load the model. Raises what keeps it from listening."""
@@ -81,7 +90,7 @@ class RKLLMService(MultiService):
     def stopService(self) -> Deferred[None]:
         """Listen no more, give every request its last line, free the model, close the connections."""
         stopped: Deferred[Any] = super().stopService()
-        stopped.addCallback(lambda _: self._runtime.shutDown())
+        stopped.addCallback(lambda _: self._runtime.shutDown(self._drain))
         return stopped.addCallback(lambda _: self._factory.closeAll())
 
 

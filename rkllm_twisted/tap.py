@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from collections.abc import Mapping, Sequence
+import pwd
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from msgspec import structs
@@ -12,14 +15,18 @@ from twisted.internet.error import CannotListenError
 from twisted.python import usage
 from twisted.python.failure import Failure
 
+from rkllm_twisted import signals
 from rkllm_twisted._version import __version__
+from rkllm_twisted.access import Access
 from rkllm_twisted.backends import backendMakers, bestBackend, makeBackend
 from rkllm_twisted.backends.isolated.backend import IsolatedBackend
 from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import AddressUnusable, HeldPath, serverEndpoint, unixPath
-from rkllm_twisted.server import MAX_BACKLOG
+from rkllm_twisted.methods.results import ANSWERS
+from rkllm_twisted.ranges import nearest
+from rkllm_twisted.server import LINE_LIMIT, MAX_BACKLOG
 from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
 from rkllm_twisted.values import MAX_REPLY
 
@@ -38,7 +45,6 @@ class Options(usage.Options):
         "machine can run, and a client loads the model (rkllm.init)."
     )
     optParameters = [
-        ["listen", "l", None, "Server endpoint string, e.g. unix:/run/rkllm.sock:mode=660 [unix:$RKLLM_UDS_PATH]"],
         ["backend", "b", None, "Backend as NAME:key=value:..., e.g. llamacpp:threads=2 [the best one usable]"],
         ["model", "m", None, "Model to load at start: a file, or a short name such as smollm2 [none]"],
         ["max-clients", None, None, "The most connections at a time [$RKLLM_MAX_CLIENTS, else 100]"],
@@ -59,12 +65,32 @@ class Options(usage.Options):
             None,
             "Bytes of the runtime's process above which it is exchanged between two runs [none]",
         ],
+        ["line-limit", None, str(LINE_LIMIT), "Seconds within which a line that a client has begun must end"],
+        ["drain", None, "0", "Seconds that generations in progress may go on after SIGTERM"],
+        ["allow-uid", None, None, "Users that may connect, as numbers or names with commas between [all]"],
+        ["allow-gid", None, None, "Groups whose members may connect, as numbers or names with commas between [all]"],
         ["queue-timeout", None, None, "Seconds after which a request that still waits is refused [none]"],
     ]
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self._environ = environ
+        self["listen"] = []
+
+    def opt_listen(self, address: str) -> None:
+        """Server endpoint string, e.g. unix:/run/rkllm.sock:mode=660; may be repeated [unix:$RKLLM_UDS_PATH]"""
+        self["listen"].append((address, None))
+
+    opt_l = opt_listen
+
+    def opt_methods(self, names: str) -> None:
+        """The methods allowed at the --listen before it, with commas between; * stands for anything [all]"""
+        if not self["listen"]:
+            raise usage.UsageError("--methods: expected a --listen before it")
+        address, before = self["listen"].pop()
+        if before is not None:
+            raise usage.UsageError(f"--methods: given twice for --listen {address}")
+        self["listen"].append((address, frozenset(filter(None, names.split(",")))))
 
     def opt_list_backends(self) -> None:
         """List the backends, and whether each can run here."""
@@ -93,24 +119,45 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Fill in what the environment says, and refuse values that are wrong."""
-        if self["listen"] is None:
+        if not self["listen"]:
             # A colon in a path would end it in an endpoint string.
             path = self._environ.get("RKLLM_UDS_PATH") or DEFAULT_PATH
-            self["listen"] = "unix:" + path.replace("\\", "\\\\").replace(":", "\\:")
+            self["listen"].append(("unix:" + path.replace("\\", "\\\\").replace(":", "\\:"), None))
+        for name, find in (("allow-uid", _uid), ("allow-gid", _gid)):
+            if self[name] is not None:
+                self[name] = frozenset(find(each) for each in self[name].split(","))
         source = "--max-clients"
         if self["max-clients"] is None:
             source, self["max-clients"] = "RKLLM_MAX_CLIENTS", self._environ.get("RKLLM_MAX_CLIENTS") or "100"
         self["max-clients"] = _positive(source, self["max-clients"])
         for name in ("max-queue", "max-line", "max-reply", "max-backlog", "max-crashes"):
             self[name] = _positive(f"--{name}", self[name])
-        for name in ("init-limit", "prefill-limit", "prefill-token-limit", "token-limit", "abort-limit"):
+        for name in ("init-limit", "prefill-limit", "prefill-token-limit", "token-limit", "abort-limit", "line-limit"):
             self[name] = _seconds(f"--{name}", self[name])
+        self["drain"] = 0.0 if self["drain"] == "0" else _seconds("--drain", self["drain"])
         if self["max-memory"] is not None:
             self["max-memory"] = _positive("--max-memory", self["max-memory"])
         if self["isolation"] not in (None, "process", "none"):
             raise usage.UsageError(f"--isolation: expected process or none, got {self['isolation']!r}")
         if self["queue-timeout"] is not None:
             self["queue-timeout"] = _seconds("--queue-timeout", self["queue-timeout"])
+
+
+def _uid(name: str) -> int:
+    return _idOf("--allow-uid", "user", name, lambda: pwd.getpwnam(name).pw_uid)
+
+
+def _gid(name: str) -> int:
+    return _idOf("--allow-gid", "group", name, lambda: grp.getgrnam(name).gr_gid)
+
+
+def _idOf(option: str, kind: str, name: str, find: Callable[[], int]) -> int:
+    if name.isascii() and name.isdecimal():
+        return int(name)
+    try:
+        return find()
+    except KeyError:
+        raise usage.UsageError(f"{option}: there is no {kind} {name!r}") from None
 
 
 def _positive(name: str, text: str) -> int:
@@ -136,6 +183,7 @@ class DaemonService(RKLLMService):
         """Start, or end the process."""
         try:
             super().startService()
+            self._reactor.callWhenRunning(signals.install)
         except (AddressUnusable, CannotListenError, OSError, OverflowError) as error:
             raise SystemExit(f"rkllm: {error}") from None
 
@@ -151,7 +199,9 @@ def makeService(options: Options) -> RKLLMService:
     try:
         description = options["backend"] or bestBackend()
         backend = makeBackend(description)
-        _checkListen(reactor, options["listen"])
+        for address, methods in options["listen"]:
+            _checkListen(reactor, address)
+            _checkMethods(methods)
         if options["model"] is not None:
             _checkModel(backend, options["model"])
         backend = _isolated(backend, description, reactor, options)
@@ -159,7 +209,10 @@ def makeService(options: Options) -> RKLLMService:
         raise SystemExit(f"rkllm: {error}") from None
     return DaemonService(
         backend,
-        options["listen"],
+        [
+            (address, Access(methods, options["allow-uid"], options["allow-gid"]))
+            for address, methods in options["listen"]
+        ],
         reactor,
         options["model"],
         maxClients=options["max-clients"],
@@ -168,6 +221,8 @@ def makeService(options: Options) -> RKLLMService:
         queueTimeout=options["queue-timeout"],
         maxReply=options["max-reply"],
         maxBacklog=options["max-backlog"],
+        lineLimit=options["line-limit"],
+        drain=options["drain"],
     )
 
 
@@ -202,6 +257,12 @@ def _checkListen(reactor: Any, listen: str) -> None:
     path = unixPath(listen)
     if path is not None:
         HeldPath(path).release()
+
+
+def _checkMethods(patterns: frozenset[str] | None) -> None:
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in ANSWERS):
+            raise ValueError(f"--methods: there is no method {pattern}{nearest(pattern, ANSWERS)}")
 
 
 def _checkModel(backend: IRuntime | IModelBackend, model: str) -> None:

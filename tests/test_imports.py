@@ -26,7 +26,8 @@ RULES = {
     "methods": (MEETING | {"wire", "scheduling", "methods"}, TWISTED_WITHOUT_REACTOR),
     "backends": (MEETING | {"backends"}, {"twisted"}),
     "sockets": (MEETING | {"wire"}, {"twisted"}),
-    "server": (MEETING | {"wire", "methods", "sockets"}, {"twisted"}),
+    "access": (MEETING | {"wire"}, {"twisted"}),
+    "server": (MEETING | {"wire", "methods", "sockets", "access"}, {"twisted"}),
     "client": (MEETING | {"wire", "methods", "client"}, {"twisted"}),
 }
 STANDARD = set(sys.stdlib_module_names) | {"msgspec", "zope"}

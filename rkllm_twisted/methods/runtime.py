@@ -16,7 +16,7 @@ from rkllm_twisted.methods.held import HeldModel, success
 from rkllm_twisted.methods.parameters import InitParams, RunParams
 from rkllm_twisted.methods.runs import Errand, Run
 from rkllm_twisted.methods.table import Answer, Method, NoParams
-from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler
 from rkllm_twisted.values import (
     MAX_REPLY,
     CallState,
@@ -53,6 +53,8 @@ class RuntimeMethods:
         self._maxReply = maxReply
         self._runs: dict[Run, None] = {}
         self.held = HeldModel(backend, scheduler)
+        self._drained: Deferred[None] | None = None
+        self._impatience: Alarm | None = None
 
     def methods(self) -> list[Method]:
         """The rows of the table."""
@@ -158,6 +160,11 @@ class RuntimeMethods:
         del self._runs[run]
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
+        if self._drained is not None and not self._runs:
+            drained, self._drained = self._drained, None
+            if self._impatience is not None:
+                self._impatience.cancel()
+            drained.callback(None)
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
         """What was given, over the values that the model was loaded with."""
@@ -203,13 +210,34 @@ class RuntimeMethods:
         """Of the backend."""
         return self._backend.name
 
-    def shutDown(self) -> Deferred[None]:
-        """Refuse what waits, abort what runs, free the model. Fires when it is freed."""
+    def shutDown(self, drain: float = 0.0) -> Deferred[None]:
+        """Refuse what waits, abort what runs, free the model.
+
+        Args:
+            drain: Seconds that a generation in progress may go on before it is aborted.
+
+        Returns:
+            Fires when the model is freed.
+        """
         self._scheduler.close()
+        self._dismissErrand()
+        if not self._runs or not drain:
+            return self._freed()
+        drained = self._drained = Deferred()
+        self._impatience = self._scheduler.clock.callLater(drain, self._loseImpatience)
+        return drained.addCallback(lambda _: self._freed())
+
+    def _loseImpatience(self) -> None:
+        self._impatience = None
+        self._abortAll()
+
+    def _freed(self) -> Deferred[None]:
+        self._abortAll()
+        return self.held.close()
+
+    def _abortAll(self) -> None:
         for run in list(self._runs):
             run.abort()
-        self._dismissErrand()
-        return self.held.close()
 
     def _dismissErrand(self) -> None:
         """Give the last line to a call that has the model for something else than a run: a load may take long."""

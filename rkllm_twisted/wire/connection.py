@@ -126,6 +126,7 @@ class Connection:
         close: Closes the connection once what was written has gone out.
         peer: Who it is; None where the transport cannot tell.
         isCongested: Whether more waits for the peer than may (W-SLOW).
+        permits: Whether the peer may call a method.
     """
 
     def __init__(
@@ -134,10 +135,12 @@ class Connection:
         close: Callable[[], object],
         peer: Peer | None = None,
         isCongested: Callable[[], bool] = lambda: False,
+        permits: Callable[[str], bool] = lambda method: True,
     ) -> None:
         self.write = write
         self.peer = peer
         self.isCongested = isCongested
+        self.permits = permits
         self._close = close
         self._named: dict[bytes | str, Call] = {}
         self._unnamed: set[Call] = set()
