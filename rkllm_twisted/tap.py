@@ -27,7 +27,8 @@ from rkllm_twisted.listening import AddressUnusable, HeldPath, serverEndpoint, u
 from rkllm_twisted.methods.results import ANSWERS
 from rkllm_twisted.ranges import nearest
 from rkllm_twisted.server import LINE_LIMIT, MAX_BACKLOG
-from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
+from rkllm_twisted.service import DEFAULT_PATH, SYSTEMD, RKLLMService
+from rkllm_twisted.systemd import NoSuchSocket, Notifier, inheritedSocket
 from rkllm_twisted.values import MAX_REPLY
 
 
@@ -76,6 +77,7 @@ class Options(usage.Options):
         super().__init__()
         self._environ = environ
         self["listen"] = []
+        self["model-root"] = []
 
     def opt_listen(self, address: str) -> None:
         """Server endpoint string, e.g. unix:/run/rkllm.sock:mode=660; may be repeated [unix:$RKLLM_UDS_PATH]"""
@@ -91,6 +93,10 @@ class Options(usage.Options):
         if before is not None:
             raise usage.UsageError(f"--methods: given twice for --listen {address}")
         self["listen"].append((address, frozenset(filter(None, names.split(",")))))
+
+    def opt_model_root(self, path: str) -> None:
+        """Directory below which clients may name models, adapters and caches; may be repeated [everywhere]"""
+        self["model-root"].append(path)
 
     def opt_list_backends(self) -> None:
         """List the backends, and whether each can run here."""
@@ -134,6 +140,9 @@ class Options(usage.Options):
             self[name] = _positive(f"--{name}", self[name])
         for name in ("init-limit", "prefill-limit", "prefill-token-limit", "token-limit", "abort-limit", "line-limit"):
             self[name] = _seconds(f"--{name}", self[name])
+        for path in self["model-root"]:
+            if not os.path.isdir(path):
+                raise usage.UsageError(f"--model-root: {path} is no directory")
         self["drain"] = 0.0 if self["drain"] == "0" else _seconds("--drain", self["drain"])
         if self["max-memory"] is not None:
             self["max-memory"] = _positive("--max-memory", self["max-memory"])
@@ -183,9 +192,16 @@ class DaemonService(RKLLMService):
         """Start, or end the process."""
         try:
             super().startService()
-            self._reactor.callWhenRunning(signals.install)
-        except (AddressUnusable, CannotListenError, OSError, OverflowError) as error:
+        except (AddressUnusable, CannotListenError, NoSuchSocket, OSError, OverflowError) as error:
             raise SystemExit(f"rkllm: {error}") from None
+        self._reactor.callWhenRunning(signals.install)
+        self._notifier = Notifier(os.environ, self._reactor)
+        self._reactor.callWhenRunning(self._notifier.ready)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop, and say so to systemd."""
+        self._notifier.stopping()
+        return super().stopService()
 
 
 def makeService(options: Options) -> RKLLMService:
@@ -223,6 +239,7 @@ def makeService(options: Options) -> RKLLMService:
         maxBacklog=options["max-backlog"],
         lineLimit=options["line-limit"],
         drain=options["drain"],
+        modelRoots=options["model-root"],
     )
 
 
@@ -250,6 +267,9 @@ def _isolated(
 
 
 def _checkListen(reactor: Any, listen: str) -> None:
+    if listen.startswith(SYSTEMD):
+        inheritedSocket(listen.removeprefix(SYSTEMD)).close()
+        return
     try:
         serverEndpoint(reactor, listen)
     except ValueError as error:

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from rkllm_twisted.errors import BackendLost, Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
+from rkllm_twisted.methods.roots import OpenedFile
 from rkllm_twisted.methods.table import Answer, wireError
 from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Turn
 from rkllm_twisted.values import CallState, EncodedResult, RKLLMPerfStat, RKLLMResult
@@ -35,12 +36,14 @@ class Run:
         hasRun: Whether the model has begun it.
         finishedWith: What the last line says besides the figures, such as ``history_lost``.
         lostWith: Gives what an error says besides, if the backend was lost.
+        saves: Where it saves its prompt's cache, if it does.
         tokens: How many tokens it has generated.
     """
 
     def __init__(self, call: Call, stream: LineStream, start: Start, ended: Callable[[Run], object]) -> None:
         self.owner = call.connection
         self.finishedWith: dict[str, object] = {}
+        self.saves: OpenedFile | None = None
         self.lostWith: Callable[[], dict[str, object]] = dict
         self.tokens = 0
         self.call = call
@@ -123,6 +126,8 @@ class Run:
     def generationFailed(self, failure: Failure) -> None:
         """The last line, then the next turn."""
         error = wireError(failure, "a generation failed")
+        if self.saves is not None:
+            self.saves.named(error)
         if isinstance(error, BackendLost):
             error.data.update(self.lostWith())
         self._stream.fail(error)

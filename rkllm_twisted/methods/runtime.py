@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 from msgspec import structs
 from twisted.internet.defer import Deferred
 
-from rkllm_twisted.errors import InvalidParams, NotSupported, ShuttingDown
+from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed, ShuttingDown
 from rkllm_twisted.interfaces import IGeneration, IModelBackend, IResultReceiver, refuseUnsupported
 from rkllm_twisted.methods.checks import checkInferParam, checkInput, checkParam
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.functions import FunctionMethods
 from rkllm_twisted.methods.held import HeldModel, success
 from rkllm_twisted.methods.parameters import InitParams, RunParams
+from rkllm_twisted.methods.roots import OpenedFile, Roots
 from rkllm_twisted.methods.runs import Errand, Run
 from rkllm_twisted.methods.table import Answer, Method, NoParams
 from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler
@@ -40,19 +42,22 @@ class RuntimeMethods:
         backend: Loads models.
         scheduler: Gives turns with the model.
         maxReply: The longest result with tensors in it, in bytes.
+        roots: The directories below which clients may name files; None allows all.
 
     Attributes:
         counters: What has been done since the start, by name.
         held: The model that is loaded.
     """
 
-    def __init__(self, backend: IModelBackend, scheduler: Scheduler, maxReply: int = MAX_REPLY) -> None:
+    def __init__(
+        self, backend: IModelBackend, scheduler: Scheduler, maxReply: int = MAX_REPLY, roots: Roots | None = None
+    ) -> None:
         self.counters = Counter[str]()
         self._backend = backend
         self._scheduler = scheduler
         self._maxReply = maxReply
         self._runs: dict[Run, None] = {}
-        self.held = HeldModel(backend, scheduler)
+        self.held = HeldModel(backend, scheduler, roots or Roots())
         self._drained: Deferred[None] | None = None
         self._impatience: Alarm | None = None
 
@@ -90,11 +95,18 @@ class RuntimeMethods:
         self._scheduler.checkRoom()
         param = completed(params.param, self._backend.createDefaultParam())
         checkParam(param, given=params.param)
-        checked = self._backend.checkParam(param)
+        file = self._modelFile(param.model_path)
+        checked = self._backend.checkParam(structs.replace(param, model_path=file.path))
         # It has its place in the line from now on, or a run in the same packet would come before it.
-        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param)))
+        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param, file)))
         checked.addErrback(errand.giveUp)
-        return errand.done
+        return errand.done.addErrback(file.failed)
+
+    def _modelFile(self, path: str) -> OpenedFile:
+        try:
+            return self.held.roots.file(path, "$.param.model_path")
+        except OSError as error:
+            raise ModelLoadFailed(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
 
     def preload(self, model: str) -> Deferred[Answer]:
         """Load a model before any client asks for one.
@@ -106,7 +118,7 @@ class RuntimeMethods:
             Fires when it is loaded, or fails as ``rkllm.init`` would.
         """
         param = structs.replace(self._backend.createDefaultParam(), model_path=model)
-        return Errand(self._scheduler, self, self, lambda: self.held.load(param)).done
+        return Errand(self._scheduler, self, self, lambda: self.held.load(param, OpenedFile(model))).done
 
     def run(self, call: Call, params: RunParams) -> None:
         """Generate; the answer is a stream whose first line is data."""
@@ -126,7 +138,7 @@ class RuntimeMethods:
         self, call: Call, params: RunParams, inputs: list[RKLLMInput], delivery: Delivery, stream: LineStream
     ) -> None:
         def start(receiver: IResultReceiver) -> Deferred[IGeneration]:
-            inferParam = self._wholeInferParam(params.rkllm_infer_params)
+            inferParam = self._withPlace(self._wholeInferParam(params.rkllm_infer_params), run)
             model = self.held.model()
             self._checkBatch(call, delivery, inputs)
             # First of all, or the history of another connection would be cleared for a run that cannot be.
@@ -144,6 +156,20 @@ class RuntimeMethods:
         call.cancelled = run.abort
         run.enter(self._scheduler, None if params.userdata is None else params.userdata.deadline)
 
+    def _withPlace(self, inferParam: RKLLMInferParam, run: Run) -> RKLLMInferParam:
+        """What a run saves goes below a directory that is allowed."""
+        cache = inferParam.prompt_cache_params
+        if cache is None or not cache.save_prompt_cache:
+            return inferParam
+        where = "$.rkllm_infer_params.prompt_cache_params.prompt_cache_path"
+        try:
+            run.saves = self.held.roots.place(cache.prompt_cache_path, where)
+        except OSError as error:
+            reason = f"the prompt cache cannot be saved: {os.strerror(error.errno or 0).lower()}"
+            raise RuntimeCallFailed(reason, function="rkllm_run", status=-1) from None
+        inside = structs.replace(cache, prompt_cache_path=run.saves.path)
+        return structs.replace(inferParam, prompt_cache_params=inside)
+
     def _delivery(self, params: RunParams) -> Delivery:
         options = DeliveryOptions() if params.userdata is None else completed(params.userdata)
         return Delivery(options.stream, options.tensors, options.rows, self._maxReply)
@@ -158,6 +184,8 @@ class RuntimeMethods:
 
     def _ended(self, run: Run) -> None:
         del self._runs[run]
+        if run.saves is not None:
+            run.saves.close()
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
         if self._drained is not None and not self._runs:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Raw, Struct
 
-from rkllm_twisted.errors import Cancelled, InvalidParams, InvalidRequest, ParseError, RKLLMError
+from rkllm_twisted.errors import Cancelled, InvalidParams, InvalidRequest, NotPermitted, ParseError, RKLLMError
 from rkllm_twisted.wire.framing import documentsOf
 from rkllm_twisted.wire.messages import (
     NO_ID,
@@ -70,7 +70,7 @@ class Call:
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
-        if isinstance(error, InvalidParams):
+        if isinstance(error, InvalidParams | NotPermitted):
             error.detail = self.located(error.detail)
         if self.id is not None:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
