@@ -77,6 +77,7 @@ class _Failure(Struct, array_like=True):
 
 
 _encode = msgspec.msgpack.Encoder().encode
+_encodeFailure = msgspec.msgpack.Encoder(enc_hook=repr).encode  # the data of a backend's error may be anything
 _decodeCall = msgspec.msgpack.Decoder(_Call).decode
 _decodeFailure = msgspec.msgpack.Decoder(_Failure).decode
 _decodeResult = msgspec.msgpack.Decoder(RKLLMResult).decode
@@ -124,7 +125,8 @@ def unpackAnswer(body: bytes, kind: Any) -> Any:
 
 def packFailure(error: RKLLMError) -> bytes:
     """An error."""
-    return _encode(_Failure(error.code, error.detail, error.data))
+    detail = error.detail.encode("utf-8", "replace").decode()
+    return _encodeFailure(_Failure(error.code, detail, error.data))
 
 
 def unpackFailure(body: bytes) -> RKLLMError:

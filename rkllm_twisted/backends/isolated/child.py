@@ -19,13 +19,14 @@ import msgspec
 
 from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.frames import FrameReader, Kind, frame
-from rkllm_twisted.errors import InternalError, InvalidParams, ResultTooLarge, RKLLMError
+from rkllm_twisted.errors import InternalError, InvalidParams, ModelNotInitialized, RKLLMError
 from rkllm_twisted.interfaces import IRuntime, IRuntimeModel
 from rkllm_twisted.values import CallState, Delivery, EncodedResult, RKLLMPerfStat, RKLLMResult
 from rkllm_twisted.wire.streams import Spelling
 
 REQUESTS, RESULTS = 3, 4
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
+_IOLBF = 1  # stdio.h
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +57,7 @@ class Child:
 
     def _received(self, kind: Kind, call: int, body: bytes) -> None:
         if kind is Kind.ABORT:
-            if self._model is not None:
-                self._model.abort()
+            self.abort()
             return
         try:
             name, arguments = calls.unpackCall(body)
@@ -72,28 +72,35 @@ class Child:
         while True:
             call, name, arguments = self._calls.get()
             try:
-                answer = self._carryOut(call, name, arguments)
+                kind, body = Kind.ANSWER, calls.packAnswer(self._carryOut(call, name, arguments))
             except RKLLMError as error:
-                self._write(Kind.FAILURE, call, calls.packFailure(error))
-            except Exception:  # a defect of the runtime must not end the thread
+                kind, body = Kind.FAILURE, calls.packFailure(error)
+            except BaseException:  # a defect of the runtime, sys.exit() included, must not end the thread
                 logger.exception("%s failed", name)
-                self._write(Kind.FAILURE, call, calls.packFailure(InternalError()))
-            else:
-                self._write(Kind.ANSWER, call, calls.packAnswer(answer))
+                kind, body = Kind.FAILURE, calls.packFailure(InternalError())
+            self._write(kind, call, body)
 
     def _carryOut(self, call: int, name: str, arguments: tuple[Any, ...]) -> object:
         if name == "init":
             self._model = self._runtime.init(*arguments)
             return None
+        model = self._model
+        if model is None:
+            raise ModelNotInitialized
+        if name == "destroy":
+            self._model = None  # nothing is called afterwards
         if name in calls.RUNS:
             *given, delivery = arguments
-            return RunInChild(self, call, delivery).run(getattr(self._model, name), given)
-        return getattr(self._model, name)(*arguments)
+            return RunInChild(self, call, delivery).run(getattr(model, name), given)
+        return getattr(model, name)(*arguments)
 
     def abort(self) -> None:
         """End the run in progress."""
-        if self._model is not None:
-            self._model.abort()
+        try:
+            if self._model is not None:
+                self._model.abort()
+        except Exception:  # a defect of the runtime must not end the thread that reads
+            logger.exception("abort failed")
 
     def sendResult(self, call: int, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """Send a result of a run; blocks while the parent reads more slowly than the model speaks."""
@@ -125,17 +132,21 @@ class RunInChild:
         self._spelling = Spelling(delivery)
         self._perf: RKLLMPerfStat | None = None
         self._hasError = False
-        self._tooLarge: ResultTooLarge | None = None
+        self._rows = 0
+        self._failure: Exception | None = None
 
     def run(self, run: Any, given: list[Any]) -> calls.RunEnd:
         """Run, and return when it has ended.
 
         Raises:
             ResultTooLarge: A result was too long to be sent; the run was aborted.
+            Exception: A result was none; the run was aborted.
         """
         reason = run(*given, self._resulted, self._delivery)
-        if self._tooLarge is not None:
-            raise self._tooLarge
+        if self._failure is not None:
+            raise self._failure
+        if not isinstance(reason, str | None):
+            raise TypeError(f"a run returned {reason!r}, which is no reason to end")
         return calls.RunEnd(reason, self._perf, self._hasError)
 
     def _resulted(self, result: RKLLMResult, state: CallState) -> None:
@@ -143,18 +154,29 @@ class RunInChild:
             self._perf = result.perf
         elif state is CallState.RKLLM_RUN_ERROR:
             self._hasError = True
-        elif self._tooLarge is None:
+        elif self._failure is None:
             try:
                 self._child.sendResult(self._call, self._spelled(result, state), state)
-            except ResultTooLarge as error:
-                self._tooLarge = error
+            except Exception as error:  # noqa: BLE001  # `run` raises it: nothing is raised into a callback of C
+                self._failure = error
                 self._child.abort()
 
     def _spelled(self, result: RKLLMResult, state: CallState) -> RKLLMResult | EncodedResult:
         """Results that become a line each are spelled here; those that are joined are not."""
         if self._delivery.stream != "lines":
+            self._checkRows(result)
             return result
         return EncodedResult(self._spelling.result(result, state), result.token_id >= 0)
+
+    def _checkRows(self, result: RKLLMResult) -> None:
+        """Refuse rows that make what is joined too long, before they are sent."""
+        hidden, logits = result.last_hidden_layer, result.logits
+        rows = len(hidden.hidden_states or b"") + len(logits.logits or b"")
+        if self._delivery.rows == "last":
+            self._rows = min(rows, 4 * (hidden.embd_size + logits.vocab_size))
+        else:
+            self._rows += rows
+        self._delivery.checkTensors(self._rows)
 
 
 def dieWithParent() -> None:
@@ -165,9 +187,16 @@ def dieWithParent() -> None:
         os._exit(0)
 
 
+def sayLinesAtOnce() -> None:
+    """Have C write each line that it prints: what a runtime says before it dies is what one wants to know."""
+    library = ctypes.CDLL(None)
+    library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _IOLBF, 0)
+
+
 def main() -> None:
     """``python -m rkllm_twisted.backends.isolated.child DESCRIPTION``"""
     dieWithParent()
+    sayLinesAtOnce()
     # The parent decides when a run ends and when this process does; a Ctrl-C in a terminal reaches both.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

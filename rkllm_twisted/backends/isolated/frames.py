@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from enum import IntEnum
 
 _HEAD = struct.Struct("<QBI")
+LONGEST = 2**32
+"""Bytes of the longest body that is taken; what claims to be longer is no frame."""
 
 
 class Kind(IntEnum):
@@ -56,11 +58,14 @@ class FrameReader:
         place = 0
         try:
             while len(self._unread) - place >= _HEAD.size:
-                length, kind, call = _HEAD.unpack_from(self._unread, place)
+                length, number, call = _HEAD.unpack_from(self._unread, place)
+                kind = Kind(number)  # before its body is waited for: in what is no stream of frames that may take ever
+                if length > LONGEST:
+                    raise ValueError(f"a frame of {length} bytes, the limit is {LONGEST}")
                 end = place + _HEAD.size + length
                 if end > len(self._unread):
                     break
-                yield Kind(kind), call, bytes(memoryview(self._unread)[place + _HEAD.size : end])
+                yield kind, call, bytes(memoryview(self._unread)[place + _HEAD.size : end])
                 place = end
         finally:
             del self._unread[:place]

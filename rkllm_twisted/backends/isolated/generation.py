@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from twisted.internet.defer import Deferred
+import msgspec
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -13,9 +14,11 @@ from rkllm_twisted.backends.endings import failureOf
 from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.keeping import KeptChild
 from rkllm_twisted.backends.isolated.process import ChildProcess
-from rkllm_twisted.errors import BackendLost, RuntimeCallFailed
+from rkllm_twisted.errors import InternalError, RuntimeCallFailed
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
 from rkllm_twisted.values import NO_PERF, CallState, EncodedResult, RKLLMResult
+
+NOT_BEGUN = calls.RunEnd("abort", NO_PERF, False)
 
 
 @implementer(IGeneration)
@@ -37,6 +40,7 @@ class IsolatedGeneration:
         self._receiver = receiver
         self._prefillLimit = prefillLimit
         self._child: ChildProcess | None = None
+        self._waiting: Deferred[Any] | None = None
         self._alarm: Any = None
         self._what = "prefill"
         self._isAborted = False
@@ -48,12 +52,12 @@ class IsolatedGeneration:
         Returns:
             Fires with the run's end, packed, or with None if it was aborted before it began.
         """
-        return self._kept.ready().addCallback(self._begun, name, arguments)
+        self._waiting = self._kept.ready()
+        return self._waiting.addCallback(self._begun, name, arguments).addErrback(_withdrawn)
 
     def _begun(self, child: ChildProcess, name: str, arguments: tuple[Any, ...]) -> Deferred[bytes] | None:
         if self._isAborted:
             return None
-        self._kept.isBusy = True
         self._child = child
         done = child.call(name, *arguments, onResult=self._resulted)
         self._expect(self._prefillLimit)
@@ -85,12 +89,19 @@ class IsolatedGeneration:
         if self._isAborted or self._hasEnded:
             return
         self._isAborted = True
-        if self._child is not None:
+        if self._child is None:
+            self._reactor.callLater(0, self._withdraw)
+        else:
             self._child.abort()
             # In prefill a runtime may be deaf to it: what the prefill may take counts on.
             if self._what == "decode" or self._prefillLimit < self._kept.limits.abort:
                 self._what = "abort"
                 self._expect(self._kept.limits.abort)
+
+    def _withdraw(self) -> None:
+        """Wait for a child no longer."""
+        if self._waiting is not None and not self._hasEnded:
+            self._waiting.cancel()
 
     def ended(self, outcome: Any) -> None:
         """The run has returned, raised, or was lost with its child."""
@@ -100,7 +111,12 @@ class IsolatedGeneration:
         if isinstance(outcome, Failure):
             self._failed(outcome)
             return
-        end = calls.RunEnd("abort", NO_PERF, False) if outcome is None else calls.unpackAnswer(outcome, calls.RunEnd)
+        try:
+            end = NOT_BEGUN if outcome is None else calls.unpackAnswer(outcome, calls.RunEnd)
+        except msgspec.DecodeError:
+            self.log.failure("a run ended with what cannot be read")
+            self._receiver.generationFailed(Failure(InternalError()))
+            return
         failure = None if self._isAborted else failureOf(end.perf, end.hasError)
         if failure is None:
             self._receiver.generationFinished(end.perf or NO_PERF, "abort" if self._isAborted else end.reason)
@@ -111,6 +127,9 @@ class IsolatedGeneration:
         if self._isAborted and failure.check(RuntimeCallFailed):
             self._receiver.generationFinished(NO_PERF, "abort")
             return
-        if isinstance(failure.value, BackendLost):
-            failure.value.data.setdefault("restarting", self._kept.isRestarting)
         self._receiver.generationFailed(failure)
+
+
+def _withdrawn(failure: Failure) -> None:
+    """A run that was aborted while it waited has not begun."""
+    failure.trap(CancelledError)

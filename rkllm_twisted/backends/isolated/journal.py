@@ -34,5 +34,10 @@ class Journal:
         """What to call, in order."""
         return list(self._entries)
 
+    def around(self) -> int:
+        """The bytes of the template and the tools, which the model puts around a prompt."""
+        told = [arguments for name, arguments in self._entries if name in ("setChatTemplate", "setFunctionTools")]
+        return sum(len(text.encode()) for arguments in told for text in arguments)
+
     def _forget(self, name: str) -> None:
         self._entries = [entry for entry in self._entries if entry[0] != name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ from twisted.python.failure import Failure
 
 from rkllm_twisted.backends.isolated.journal import Journal
 from rkllm_twisted.backends.isolated.limits import Limits
-from rkllm_twisted.backends.isolated.process import ChildProcess
+from rkllm_twisted.backends.isolated.process import ChildProcess, again
 from rkllm_twisted.errors import BackendLost, RKLLMError
 from rkllm_twisted.values import RKLLMParam
 
@@ -30,15 +31,14 @@ class KeptChild:
         limits: For it.
 
     Attributes:
-        epoch: Counts the children that have ended: what the model kept of earlier runs is gone with each.
-        isBusy: Whether a run is in progress, so that the child cannot be exchanged.
+        epoch: Counts the children that have been of use and are no more: what the model kept of earlier runs is gone
+            with each.
     """
 
     log = Logger()
 
     def __init__(self, reactor: Any, spawn: Spawn, limits: Limits) -> None:
         self.epoch = 0
-        self.isBusy = False
         self.limits = limits
         self._reactor = reactor
         self._spawn = spawn
@@ -47,10 +47,12 @@ class KeptChild:
         self._isReady = False
         self._isLoaded = False
         self._isExchanged = False
+        self._isRetired = False
+        self._isTooLarge = False
+        self._inVain = 0
         self._givenUp: BackendLost | None = None
         self._waiting: list[Deferred[ChildProcess]] = []
         self._deaths: deque[float] = deque(maxlen=limits.crashes)
-        self._ended: Deferred[None] | None = None
         self._look: Any = None
 
     # Its beginning and its end
@@ -61,8 +63,17 @@ class KeptChild:
         Returns:
             Fires when it is loaded; fails as the runtime's `init`, or with BackendLost. There is no child then.
         """
-        self._child = self._spawn(self._lost)
+        try:
+            self._begin()
+        except BackendLost:
+            return fail()
         return self._limited("init", param).addCallback(self._loaded, param).addErrback(self._notLoaded)
+
+    def _begin(self) -> None:
+        try:
+            self._child = self._spawn(self._lost)
+        except OSError as error:
+            raise BackendLost(f"no process can be started: {error.strerror}", restarting=False) from error
 
     def _loaded(self, answer: bytes, param: RKLLMParam) -> None:
         self._journal.done("init", (param,))
@@ -74,14 +85,22 @@ class KeptChild:
 
     def stop(self) -> Deferred[None]:
         """End the child, at once. Fires when it has ended."""
-        self._giveUp(BackendLost("the model is destroyed"))
-        if self._child is None:
+        child = self._child
+        self._giveUp(BackendLost("the model is destroyed", restarting=False))
+        if child is None:
             return succeed(None)
-        if self._ended is None:
-            self._ended = Deferred()
         done: Deferred[None] = Deferred()
-        self._ended.addCallback(lambda _: done.callback(None))
+        child.gone.addCallback(lambda _: done.callback(None))
         return done
+
+    def retire(self) -> None:
+        """Start no child after this one; it may still be called."""
+        self._isRetired = True
+
+    def hang(self, what: str) -> None:
+        """Kill the child, because it takes too long for something."""
+        if self._child is not None:
+            self._child.hang(what)
 
     def _giveUp(self, lost: BackendLost) -> None:
         """Start no child any more."""
@@ -89,44 +108,58 @@ class KeptChild:
         self._isReady = False
         waiting, self._waiting = self._waiting, []
         for one in waiting:
-            one.errback(Failure(lost))
+            one.errback(Failure(again(lost)))
         if self._child is not None:
             self._child.kill()
 
     def _lost(self, lost: BackendLost) -> None:
         """The child has ended. What it was asked for fails with this too."""
-        self._isReady = False
+        self._becomeUnready()
         self._child = None
-        self.epoch += 1
         if self._look is not None and self._look.active():
             self._look.cancel()
         if self._givenUp is None and self._isLoaded:
             self._diedWhileNeeded(lost)
-        if self._ended is not None:
-            self._ended.callback(None)
+        lost.data["restarting"] = self._givenUp is None and self._isLoaded
+
+    def _becomeUnready(self) -> None:
+        if self._isReady:
+            self._isReady = False
+            self.epoch += 1
 
     def _diedWhileNeeded(self, lost: BackendLost) -> None:
+        if self._isRetired:
+            self._giveUp(BackendLost("the model is destroyed", restarting=False))
+            return
         wasExchanged, self._isExchanged = self._isExchanged, False
         if not wasExchanged:
             self.log.error("the model is lost: {reason}", reason=lost.detail)
-            now, limits = self._reactor.seconds(), self.limits
-            self._deaths.append(now)
-            if len(self._deaths) == limits.crashes and now - self._deaths[0] <= limits.crashSeconds:
-                times = f"its process has ended {limits.crashes} times within {limits.crashSeconds:g} s"
+            if (times := self._tooOften()) is not None:
                 self.log.critical("{times}: it is not started again before rkllm.init", times=times)
                 self._giveUp(BackendLost(f"{times}; load the model again with rkllm.init", restarting=False))
                 return
         self._restart()
 
-    @property
-    def isRestarting(self) -> bool:
-        """Whether there will be a child again without a new `start`."""
-        return self._givenUp is None
+    def _tooOften(self) -> str | None:
+        """One more death: what to say if this goes round in circles."""
+        now, limits = self._reactor.seconds(), self.limits
+        self._deaths.append(now)
+        self._inVain += 1
+        if len(self._deaths) == limits.crashes and now - self._deaths[0] <= limits.crashSeconds:
+            return f"its process has ended {limits.crashes} times within {limits.crashSeconds:g} s"
+        if self._inVain > limits.crashes:  # each may take longer than the time would allow
+            return f"its process has ended {limits.crashes} times before the model was ready"
+        return None
 
     # Its return
 
     def _restart(self) -> None:
-        self._child = self._spawn(self._lost)
+        try:
+            self._begin()
+        except BackendLost as lost:
+            self.log.critical("the model cannot be loaded again: {reason}", reason=lost.detail)
+            self._giveUp(lost)
+            return
         Deferred.fromCoroutine(self._replay()).addErrback(self._notReplayed)
 
     async def _replay(self) -> None:
@@ -157,13 +190,26 @@ class KeptChild:
 
     def _becomeReady(self) -> None:
         self._isReady = True
+        self._inVain = 0
         if self.limits.memory is not None:
-            self._look = self._reactor.callLater(self.limits.memorySeconds, self._lookAtMemory)
+            self._beginToLook(self.limits.memory)
         waiting, self._waiting = self._waiting, []
         for one in waiting:
             one.callback(self._theChild())
 
     # Its memory
+
+    def _beginToLook(self, limit: int) -> None:
+        size = residentBytes(self._theChild().pid)
+        self._isTooLarge = size > limit
+        if self._isTooLarge:  # another would be no smaller
+            self.log.warn(
+                "the process of the model has {size} bytes as soon as it is loaded, the limit is {limit}: "
+                "it is not exchanged",
+                size=size,
+                limit=limit,
+            )
+        self._look = self._reactor.callLater(self.limits.memorySeconds, self._lookAtMemory)
 
     def _lookAtMemory(self) -> None:
         self._look = self._reactor.callLater(self.limits.memorySeconds, self._lookAtMemory)
@@ -172,7 +218,7 @@ class KeptChild:
     def exchangeIfLarge(self) -> None:
         """Exchange the child for a new one if it is larger than it may be and not busy."""
         limit, child = self.limits.memory, self._child
-        if limit is None or child is None or not self._isReady or self.isBusy:
+        if limit is None or child is None or not self._isReady or not child.isIdle or self._isTooLarge:
             return
         if (size := residentBytes(child.pid)) > limit:
             self.log.warn(
@@ -180,20 +226,30 @@ class KeptChild:
                 size=size,
                 limit=limit,
             )
-            self._isReady = False
+            self._becomeUnready()
             self._isExchanged = True
             child.kill()
 
     # Its use
 
+    @property
+    def isReady(self) -> bool:
+        """Whether there is a child that can be used."""
+        return self._isReady
+
+    def around(self) -> int:
+        """The most tokens that the model puts around a prompt."""
+        return self._journal.around()
+
     def ready(self) -> Deferred[ChildProcess]:
-        """Fires with the child as soon as it can be used; fails with BackendLost if it never will be."""
-        if self._givenUp is not None:
-            return fail(self._givenUp)
+        """Fires with the child as soon as it can be used; fails with BackendLost, later, if it never will be."""
         if self._isReady:
             return succeed(self._theChild())
         waiting: Deferred[ChildProcess] = Deferred()
-        self._waiting.append(waiting)
+        if self._givenUp is None:
+            self._waiting.append(waiting)
+        else:
+            self._reactor.callLater(0, waiting.errback, Failure(again(self._givenUp)))
         return waiting
 
     def call(self, name: str, *arguments: Any) -> Deferred[bytes]:
@@ -233,4 +289,4 @@ def residentBytes(pid: int | None) -> int:
     return pages * PAGE
 
 
-PAGE = 4096
+PAGE = os.sysconf("SC_PAGE_SIZE")

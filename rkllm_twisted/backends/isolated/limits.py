@@ -35,14 +35,16 @@ class Limits(Struct, frozen=True):
     memory: int | None = None
     memorySeconds: float = 5.0
 
-    def ofPrefill(self, inputs: list[RKLLMInput], contextLength: int) -> float:
+    def ofPrefill(self, inputs: list[RKLLMInput], contextLength: int, around: int = 0) -> float:
         """Seconds that the first result of a run may take.
 
         Args:
             inputs: Of the run.
             contextLength: The most tokens that a prompt may have.
+            around: The most tokens that the model puts around each.
         """
-        return self.prefill + self.prefillToken * sum(min(_tokens(input), contextLength) for input in inputs)
+        tokens = sum(min(_tokens(input) + around, contextLength) for input in inputs)
+        return self.prefill + self.prefillToken * tokens
 
 
 def _tokens(input: RKLLMInput) -> int:
@@ -52,5 +54,5 @@ def _tokens(input: RKLLMInput) -> int:
     if input.embed_input is not None and input.input_type is InputType.RKLLM_INPUT_EMBED:
         return input.embed_input.n_tokens
     if input.prompt_input is not None and input.input_type is InputType.RKLLM_INPUT_PROMPT:
-        return len(input.prompt_input)
+        return len(input.prompt_input.encode())
     return 2**31

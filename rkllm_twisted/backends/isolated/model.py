@@ -5,12 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.generation import IsolatedGeneration
 from rkllm_twisted.backends.isolated.keeping import KeptChild, cancelling
-from rkllm_twisted.errors import BackendLost, ModelBusy, ModelNotInitialized, NotSupported
+from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, NotSupported
 from rkllm_twisted.interfaces import IGeneration, IModel, IResultReceiver, refuseUnsupported
 from rkllm_twisted.values import (
     Capability,
@@ -32,6 +34,8 @@ class IsolatedModel:
         kept: The child, in which the model is loaded.
         contextLength: The most tokens of a prompt.
     """
+
+    log = Logger()
 
     def __init__(self, reactor: Any, capabilities: frozenset[Capability], kept: KeptChild, contextLength: int) -> None:
         self.capabilities = capabilities
@@ -74,14 +78,13 @@ class IsolatedModel:
         if self._generation is not None:
             raise ModelBusy
         refuseUnsupported(inputs, inferParam, self.capabilities)
-        limit = self._kept.limits.ofPrefill(inputs, self._contextLength)
+        limit = self._kept.limits.ofPrefill(inputs, self._contextLength, self._kept.around())
         generation = self._generation = IsolatedGeneration(self._reactor, self._kept, receiver, limit)
         generation.start(name, given, inferParam, delivery).addBoth(self._ended, generation)
         return generation
 
     def _ended(self, outcome: Any, generation: IsolatedGeneration) -> None:
         self._generation = None
-        self._kept.isBusy = False
         self._kept.exchangeIfLarge()
         generation.ended(outcome)
 
@@ -104,16 +107,27 @@ class IsolatedModel:
         return done
 
     def _destroyed(self) -> Deferred[None]:
-        asked = self._kept.ready().addCallback(lambda child: child.call("destroy"))
-        impatience = self._reactor.callLater(self._kept.limits.abort, self._kept.stop)
-        asked.addBoth(cancelling, impatience)
-        return asked.addErrback(lambda failure: failure.trap(BackendLost)).addBoth(lambda _: self._kept.stop())
+        kept = self._kept
+        if not kept.isReady:
+            return kept.stop()
+        kept.retire()
+        impatience = self._reactor.callLater(kept.limits.abort, self._expired)
+        asked = kept.ready().addCallback(lambda child: child.call("destroy")).addBoth(cancelling, impatience)
+        return asked.addErrback(self._notDestroyed).addBoth(lambda _: kept.stop())
+
+    def _expired(self) -> None:
+        self._kept.hang("destroy took too long")
+
+    def _notDestroyed(self, failure: Failure) -> None:
+        self.log.warn("the model was not destroyed as it should be: {reason}", reason=failure.getErrorMessage())
 
     # The functions
 
     def _call(self, name: str, *arguments: Any) -> Deferred[bytes]:
         if (capability := calls.NEEDS[name]) not in self.capabilities:
             raise NotSupported(needs=capability.value)
+        if self._destruction is not None:
+            raise ModelNotInitialized("this model is destroyed")
         return self._kept.call(name, *arguments)
 
     def loadLora(self, adapter: RKLLMLoraAdapter) -> Deferred[None]:
