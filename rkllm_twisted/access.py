@@ -13,6 +13,8 @@ from twisted.internet.interfaces import ISystemHandle
 from rkllm_twisted.wire.connection import Peer
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Linux 4.13
+LONGEST_OPTION = 1024
+"""Bytes; Python's `socket.getsockopt` refuses to read more."""
 ALWAYS = frozenset({"$/cancelRequest"})
 """Methods that are about a client's own requests only."""
 
@@ -51,12 +53,15 @@ class Access(Struct, frozen=True):
 
 
 def groupsOf(transport: Any) -> frozenset[int]:
-    """The supplementary groups of the peer of a Unix socket, as they were when it connected; none where unknown."""
+    """The supplementary groups of the peer of a Unix socket, as they were when it connected; none where unknown.
+
+    Of a peer that is in more than 256 they are unknown: Python reads no longer option.
+    """
     handle: Any = transport.getHandle() if ISystemHandle.providedBy(transport) else None
     if handle is None or handle.family != socket.AF_UNIX:
         return frozenset()
     try:
-        data = handle.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, 4 * 65536)  # NGROUPS_MAX
+        data = handle.getsockopt(socket.SOL_SOCKET, SO_PEERGROUPS, LONGEST_OPTION)
     except OSError:
         return frozenset()
     return frozenset(struct.unpack(f"{len(data) // 4}I", data))

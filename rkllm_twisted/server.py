@@ -48,8 +48,6 @@ class ServerProtocol(LineReceiver):
     factory: ServerFactory
     transport: Any
 
-    log = Logger()
-
     def __init__(self, factory: ServerFactory, access: Access) -> None:
         self.factory = factory
         self._access = access
@@ -60,14 +58,17 @@ class ServerProtocol(LineReceiver):
         self._hangup: HangupWatch | None = None
 
     def connectionMade(self) -> None:
-        """Greet nobody; only a connection above the limit hears something unasked."""
+        """Greet nobody; only a connection that is refused hears something unasked."""
+        self.factory.opened(self)
         self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
         peer, access = peerOf(self.transport), self._access
         self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, access.permits)
         if peer is not None:
-            self.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
+            # In the factory's name: who looks at old log events later does not keep the connection alive.
+            self.factory.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
         if not access.admits(peer, groupsOf(self.transport) if access.gids is not None else frozenset()):
-            self.log.warn("refused: pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
+            who = "an unknown peer" if peer is None else f"pid {peer.pid}, uid {peer.uid}, gid {peer.gid}"
+            self.factory.log.warn("refused: {who}", who=who)
             self._refuse(NotPermitted("this user may not use this socket"))
         elif not self.factory.admit(self):
             limit = self.factory.maxClients
@@ -119,6 +120,8 @@ class ServerProtocol(LineReceiver):
 
     def writeConnectionLost(self) -> None:
         """Nothing more can be written: reading goes on until the peer closes."""
+        if self._lingering is not None:
+            self.factory.linger(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Nobody wants the answers any more."""
@@ -175,7 +178,9 @@ class ServerFactory(Factory):
         self.maxClients = maxClients
         self.maxLine = maxLine
         self.maxBacklog = maxBacklog
+        self._open: set[ServerProtocol] = set()
         self._connected: set[ServerProtocol] = set()
+        self._lingering: dict[ServerProtocol, None] = {}
         self._allClosed: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # type: ignore[override]  # Twisted says Factory twice
@@ -186,6 +191,10 @@ class ServerFactory(Factory):
         """A factory for the connections of a socket at which only so much is allowed."""
         return _Door(self, access)
 
+    def opened(self, protocol: ServerProtocol) -> None:
+        """There is one more connection, which may be refused yet."""
+        self._open.add(protocol)
+
     def admit(self, protocol: ServerProtocol) -> bool:
         """Whether there is room for one more connection."""
         if len(self._connected) >= self.maxClients:
@@ -193,10 +202,22 @@ class ServerFactory(Factory):
         self._connected.add(protocol)
         return True
 
+    def linger(self, protocol: ServerProtocol) -> None:
+        """The connection is refused and has been told so. As many may linger as may be served: whoever comes in
+        numbers would take every descriptor otherwise. Of more, the first has had the longest time to read its error.
+        """
+        self._lingering[protocol] = None
+        if len(self._lingering) > self.maxClients:
+            first = next(iter(self._lingering))
+            del self._lingering[first]
+            first.transport.abortConnection()
+
     def dismiss(self, protocol: ServerProtocol) -> None:
         """The connection is gone."""
+        self._open.discard(protocol)
         self._connected.discard(protocol)
-        if not self._connected and self._allClosed is not None:
+        self._lingering.pop(protocol, None)
+        if not self._open and self._allClosed is not None:
             allClosed, self._allClosed = self._allClosed, None
             allClosed.callback(None)
 
@@ -205,17 +226,17 @@ class ServerFactory(Factory):
 
         Fires when they are closed.
         """
-        if not self._connected:
+        if not self._open:
             return succeed(None)
         self._allClosed = Deferred()
         allClosed = self._allClosed
-        for protocol in list(self._connected):
+        for protocol in list(self._open):
             protocol.close()
         impatience = self.reactor.callLater(LINGER, self._abortAll)
         return allClosed.addBoth(_cancelIfActive, impatience)
 
     def _abortAll(self) -> None:
-        for protocol in list(self._connected):
+        for protocol in list(self._open):
             protocol.transport.abortConnection()
 
 
