@@ -25,6 +25,8 @@ from rkllm_twisted.methods.table import Answer, Method, NoParams
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
 
+_CACHE = "prompt cache"
+
 
 class FunctionMethods:
     """Carries these out, each in a turn of its own.
@@ -64,7 +66,7 @@ class FunctionMethods:
         path = params.prompt_cache_path
         checkPromptCache(path)
         file = self._opened("$.prompt_cache_path", path, "rkllm_load_prompt_cache")
-        done = self._held.withFile(call, file, lambda model, inside: model.loadPromptCache(inside))
+        done = self._held.withFile(call, file, lambda model, inside: model.loadPromptCache(inside), _CACHE)
         return done.addCallback(lambda _: success("prompt cache loaded", cache_path=path))
 
     def _opened(self, where: str, path: str, function: str) -> OpenedFile:
@@ -77,6 +79,7 @@ class FunctionMethods:
     def releasePromptCache(self, call: Call, params: NoParams) -> Deferred[Answer]:
         """Let go of the loaded prompt cache."""
         done = self._held.withModel(call, lambda model: model.releasePromptCache())
+        done.addCallback(lambda _: self._held.letGo(_CACHE))
         return done.addCallback(lambda _: success("prompt cache released"))
 
     def clearKVCache(self, call: Call, params: ClearParams) -> Deferred[Answer]:

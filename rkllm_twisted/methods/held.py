@@ -45,7 +45,7 @@ class HeldModel:
         self._scheduler = scheduler
         self._model: IModel | None = None
         self._isClosed = False
-        self._files: list[OpenedFile] = []
+        self._files: dict[object, OpenedFile] = {}
 
     @property
     def isLoaded(self) -> bool:
@@ -88,14 +88,14 @@ class HeldModel:
         if self._isClosed:
             return model.destroy().addCallback(_raiseShuttingDown)
         self._model, self.param = model, param
-        self._files.append(file)
+        self._files["model"] = file
         self.count += 1
         return success(f"model loaded by the {self._backend.name} backend")
 
     def unload(self) -> Deferred[None]:
         """Free the model, if there is one. For whoever has the turn."""
         model, self._model = self._model, None
-        files, self._files = self._files, []
+        files, self._files = list(self._files.values()), {}
         self.history.forget()
         self.chosen.clear()
         freed = succeed(None) if model is None else model.destroy()
@@ -121,17 +121,30 @@ class HeldModel:
         call.cancelled = errand.withdraw
         return errand
 
-    def withFile(self, call: Call, file: OpenedFile, work: Callable[[IModel, str], Deferred[Any]]) -> Deferred[Any]:
-        """Do something with the model and a file in a turn of its own. The file stays open as long as the model is
-        there: it may have to be done again.
+    def withFile(
+        self, call: Call, file: OpenedFile, work: Callable[[IModel, str], Deferred[Any]], role: str | None = None
+    ) -> Deferred[Any]:
+        """Do something with the model and a file in a turn of its own.
+
+        Args:
+            call: What asks for it.
+            file: The file. It stays open as long as the model is there: it may have to be done again.
+            work: What to do.
+            role: What the file is to the model, if there is one such only: the one before it is closed then.
         """
 
         def kept(answer: Any) -> Any:
-            self._files.append(file)
+            self.letGo(role)
+            self._files[role or file] = file
             return answer
 
         done = self.withModel(call, lambda model: work(model, file.path))
         return done.addCallback(kept).addErrback(file.failed)
+
+    def letGo(self, role: str | None) -> None:
+        """Close the file of a role: the model does not need it any more."""
+        if role in self._files:
+            self._files.pop(role).close()
 
     def withModel(self, call: Call, work: Callable[[IModel], Deferred[Any]]) -> Deferred[Any]:
         """Do something with the model in a turn of its own."""

@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from rkllm_twisted.errors import NotPermitted, RKLLMError
 
 _DIRECTORY = os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_LINK = ": a symbolic link is on the way"
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 
 
@@ -72,7 +73,11 @@ class Roots:
     """
 
     def __init__(self, directories: Sequence[str] = ()) -> None:
-        self._roots = [(os.path.realpath(path), os.open(os.path.realpath(path), _DIRECTORY)) for path in directories]
+        self._roots: list[tuple[set[str], int]] = []
+        for path in directories:
+            # Clients may know it by its own name or by the one that the operator uses, which may be a symbolic link.
+            names = {os.path.realpath(path), os.path.abspath(path)}
+            self._roots.append((names, os.open(os.path.realpath(path), _DIRECTORY)))
 
     def file(self, path: str, where: str) -> OpenedFile:
         """Open a file for reading.
@@ -111,23 +116,28 @@ class Roots:
             return OpenedFile(path)
         for root, parts in self._candidates(path, where):
             try:
-                return OpenedFile(path, _opened(root, parts[:-1], _DIRECTORY, where), parts[-1])
+                directory = _opened(root, parts[:-1], _DIRECTORY, where)
             except FileNotFoundError:
                 continue
+            if _isLink(parts[-1], directory):  # a runtime may write through it
+                os.close(directory)
+                raise _refusal(where, _LINK)
+            return OpenedFile(path, directory, parts[-1])
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
 
     def _candidates(self, path: str, where: str) -> list[tuple[int, list[str]]]:
         """The directories that a path may be below, and the parts of it that lead on from there."""
         parts = [part for part in path.split("/") if part not in ("", ".")]
-        if not parts or ".." in parts:
+        if not parts or ".." in parts or "\0" in path:
             raise _refusal(where)
         if not path.startswith("/"):
             return [(descriptor, parts) for _, descriptor in self._roots]
         found = []
-        for root, descriptor in self._roots:
-            above = [part for part in root.split("/") if part]
-            if parts[: len(above)] == above and len(parts) > len(above):
-                found.append((descriptor, parts[len(above) :]))
+        for names, descriptor in self._roots:
+            for name in names:
+                above = [part for part in name.split("/") if part]
+                if parts[: len(above)] == above and len(parts) > len(above):
+                    found.append((descriptor, parts[len(above) :]))
         if not found:
             raise _refusal(where)
         return found
@@ -142,7 +152,7 @@ def _opened(root: int, parts: list[str], flags: int, where: str) -> int:
             following = os.open(part, flags if isLast else _DIRECTORY, dir_fd=held)
         except OSError as error:
             if error.errno == errno.ELOOP or (error.errno == errno.ENOTDIR and _isLink(part, held)):
-                raise _refusal(where, ": a symbolic link is on the way") from None
+                raise _refusal(where, _LINK) from None
             raise
         finally:
             os.close(held)

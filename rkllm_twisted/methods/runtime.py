@@ -6,7 +6,7 @@ import os
 from collections import Counter
 
 from msgspec import structs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed, ShuttingDown
 from rkllm_twisted.interfaces import IGeneration, IModelBackend, IResultReceiver, refuseUnsupported
@@ -96,7 +96,7 @@ class RuntimeMethods:
         param = completed(params.param, self._backend.createDefaultParam())
         checkParam(param, given=params.param)
         file = self._modelFile(param.model_path)
-        checked = self._backend.checkParam(structs.replace(param, model_path=file.path))
+        checked = maybeDeferred(self._backend.checkParam, structs.replace(param, model_path=file.path))
         # It has its place in the line from now on, or a run in the same packet would come before it.
         errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param, file)))
         checked.addErrback(errand.giveUp)
