@@ -50,10 +50,6 @@ class Notifier:
         if self._interval and self._address and not self._watchdog.running:
             self._watchdog.start(self._interval)
 
-    def status(self, text: str) -> None:
-        """One line for ``systemctl status``."""
-        self._say(f"STATUS={text}")
-
     def stopping(self) -> None:
         """The daemon has begun to stop."""
         if self._watchdog.running:
@@ -80,7 +76,7 @@ def inheritedSocket(name: str, environ: Mapping[str, str] = os.environ, first: i
     """A listening socket that systemd has passed on.
 
     ``LISTEN_FDS`` and ``LISTEN_PID`` are not looked at: Twisted takes them out of the environment when it is imported.
-    The names are as many as the sockets, and what they lead to is looked at.
+    What a name or a number leads to is looked at instead. Other programs than systemd may pass on sockets without names.
 
     Args:
         name: Its ``FileDescriptorName=``, which is by default the name of the socket unit; or its number, from 0.
@@ -91,13 +87,17 @@ def inheritedSocket(name: str, environ: Mapping[str, str] = os.environ, first: i
         NoSuchSocket: There is none of that name.
     """
     names = [each for each in environ.get("LISTEN_FDNAMES", "").split(":") if each]
-    number = names.index(name) if name in names else int(name) if name.isdecimal() else len(names)
-    if number >= len(names) or not _isListening(first + number):
+    number = names.index(name) if name in names else int(name) if _isNumber(name) else None
+    if number is None or not _isListening(first + number):
         known = ", ".join(f"{each} ({index})" for index, each in enumerate(names)) or "none"
         raise NoSuchSocket(f"systemd has passed on no listening socket {name!r}; passed on: {known}")
     inherited = socket.socket(fileno=os.dup(first + number))
     inherited.setblocking(False)
     return inherited
+
+
+def _isNumber(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) < 5
 
 
 def _isListening(descriptor: int) -> bool:
@@ -149,17 +149,19 @@ class InheritedPort:
 
     def doRead(self) -> None:
         """Somebody connects."""
-        for _ in range(ACCEPTED):
-            try:
-                connection, _address = self._socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                return
-            except OSError as error:
-                self.log.error("a connection cannot be accepted: {reason}", reason=error.strerror)
-                self._pause()
-                return
-            with connection:  # the reactor takes a descriptor of its own
-                self._reactor.adoptStreamConnection(connection.fileno(), connection.family, self._factory)
+        try:
+            for _ in range(ACCEPTED):
+                self._accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        except OSError as error:
+            self.log.error("a connection cannot be accepted: {reason}", reason=error.strerror)
+            self._pause()
+
+    def _accept(self) -> None:
+        connection, _address = self._socket.accept()
+        with connection:  # the reactor takes a descriptor of its own
+            self._reactor.adoptStreamConnection(connection.fileno(), connection.family, self._factory)
 
     def _pause(self) -> None:
         """Without a free descriptor the socket would be reported again at once, and for ever."""

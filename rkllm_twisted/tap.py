@@ -92,7 +92,10 @@ class Options(usage.Options):
         address, before = self["listen"].pop()
         if before is not None:
             raise usage.UsageError(f"--methods: given twice for --listen {address}")
-        self["listen"].append((address, frozenset(filter(None, names.split(",")))))
+        allowed = frozenset(filter(None, map(str.strip, names.split(","))))
+        if not allowed:
+            raise usage.UsageError(f"--methods: expected names of methods, got {names!r}")
+        self["listen"].append((address, allowed))
 
     def opt_model_root(self, path: str) -> None:
         """Directory below which clients may name models, adapters and caches; may be repeated [everywhere]"""
@@ -129,6 +132,9 @@ class Options(usage.Options):
             # A colon in a path would end it in an endpoint string.
             path = self._environ.get("RKLLM_UDS_PATH") or DEFAULT_PATH
             self["listen"].append(("unix:" + path.replace("\\", "\\\\").replace(":", "\\:"), None))
+        addresses = [address for address, _ in self["listen"]]
+        if twice := next((each for each in addresses if addresses.count(each) > 1), None):
+            raise usage.UsageError(f"--listen: {twice} is given twice")
         for name, find in (("allow-uid", _uid), ("allow-gid", _gid)):
             if self[name] is not None:
                 self[name] = frozenset(find(each) for each in self[name].split(","))
@@ -143,7 +149,7 @@ class Options(usage.Options):
         for path in self["model-root"]:
             if not os.path.isdir(path):
                 raise usage.UsageError(f"--model-root: {path} is no directory")
-        self["drain"] = 0.0 if self["drain"] == "0" else _seconds("--drain", self["drain"])
+        self["drain"] = _seconds("--drain", self["drain"], orNone=True)
         if self["max-memory"] is not None:
             self["max-memory"] = _positive("--max-memory", self["max-memory"])
         if self["isolation"] not in (None, "process", "none"):
@@ -175,13 +181,13 @@ def _positive(name: str, text: str) -> int:
     return int(text)
 
 
-def _seconds(name: str, text: str) -> float:
+def _seconds(name: str, text: str, orNone: bool = False) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise usage.UsageError(f"{name}: expected seconds above 0, got {text!r}")
+        seconds = -1.0
+    if not 0 <= seconds < float("inf") or not (seconds or orNone):
+        raise usage.UsageError(f"{name}: expected seconds{'' if orNone else ' above 0'}, got {text!r}")
     return seconds
 
 
@@ -194,7 +200,7 @@ class DaemonService(RKLLMService):
             super().startService()
         except (AddressUnusable, CannotListenError, NoSuchSocket, OSError, OverflowError) as error:
             raise SystemExit(f"rkllm: {error}") from None
-        self._reactor.callWhenRunning(signals.install)
+        self._reactor.callWhenRunning(signals.install, self._reactor)
         self._notifier = Notifier(os.environ, self._reactor)
         self._reactor.callWhenRunning(self._notifier.ready)
 
