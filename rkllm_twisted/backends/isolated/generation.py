@@ -14,7 +14,7 @@ from rkllm_twisted.backends.endings import failureOf
 from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.keeping import KeptChild
 from rkllm_twisted.backends.isolated.process import ChildProcess
-from rkllm_twisted.errors import InternalError, RuntimeCallFailed
+from rkllm_twisted.errors import BackendLost, InternalError, RuntimeCallFailed
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
 from rkllm_twisted.values import NO_PERF, CallState, EncodedResult, RKLLMResult
 
@@ -53,7 +53,7 @@ class IsolatedGeneration:
             Fires with the run's end, packed, or with None if it was aborted before it began.
         """
         self._waiting = self._kept.ready()
-        return self._waiting.addCallback(self._begun, name, arguments).addErrback(_withdrawn)
+        return self._waiting.addCallback(self._begun, name, arguments).addErrback(self._notBegun)
 
     def _begun(self, child: ChildProcess, name: str, arguments: tuple[Any, ...]) -> Deferred[bytes] | None:
         if self._isAborted:
@@ -103,6 +103,12 @@ class IsolatedGeneration:
         if self._waiting is not None and not self._hasEnded:
             self._waiting.cancel()
 
+    def _notBegun(self, failure: Failure) -> Failure | None:
+        """A run that was aborted while it waited has not begun, and nothing has failed."""
+        if self._isAborted and self._child is None and failure.check(CancelledError, BackendLost):
+            return None
+        return failure
+
     def ended(self, outcome: Any) -> None:
         """The run has returned, raised, or was lost with its child."""
         self._hasEnded = True
@@ -128,8 +134,3 @@ class IsolatedGeneration:
             self._receiver.generationFinished(NO_PERF, "abort")
             return
         self._receiver.generationFailed(failure)
-
-
-def _withdrawn(failure: Failure) -> None:
-    """A run that was aborted while it waited has not begun."""
-    failure.trap(CancelledError)

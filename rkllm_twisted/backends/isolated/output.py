@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.logger import Logger
 
+log = Logger(namespace="rkllm_twisted.runtime")  # as an attribute of a class it would have the name of that
 RATE = 50
 """Lines in a second that are logged; the rest are counted."""
 LONGEST = 2000
@@ -19,8 +20,6 @@ class Output:
         clock: Tells the time.
         name: Of the stream.
     """
-
-    log = Logger(namespace="rkllm_twisted.runtime")
 
     def __init__(self, clock: Any, name: str) -> None:
         self._clock = clock
@@ -51,11 +50,11 @@ class Output:
         self._count += 1
         if self._count <= RATE and line.strip():
             text = printable(line[:LONGEST].decode("utf-8", "replace"))
-            self.log.info("{stream}: {line}", stream=self._name, line=text)
+            log.info("{stream}: {line}", stream=self._name, line=text)
 
     def _tellDropped(self) -> None:
         if self._count > RATE:
-            self.log.warn("{stream}: {count} more lines", stream=self._name, count=self._count - RATE)
+            log.warn("{stream}: {count} more lines", stream=self._name, count=self._count - RATE)
             self._count = 0
 
 
