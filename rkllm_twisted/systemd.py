@@ -76,7 +76,7 @@ def inheritedSocket(name: str, environ: Mapping[str, str] = os.environ, first: i
     """A listening socket that systemd has passed on.
 
     ``LISTEN_FDS`` and ``LISTEN_PID`` are not looked at: Twisted takes them out of the environment when it is imported.
-    What a name or a number leads to is looked at instead. Other programs than systemd may pass on sockets without names.
+    What a name or a number leads to is looked at instead. Others than systemd may pass on sockets without names.
 
     Args:
         name: Its ``FileDescriptorName=``, which is by default the name of the socket unit; or its number, from 0.

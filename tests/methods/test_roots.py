@@ -169,7 +169,7 @@ def test_without_directories_all_is_handed_on():
 
 def test_directory_that_is_none(place):
     for path in (place / "nothing", place / "allowed/model"):
-        with pytest.raises(OSError, match="No such file|Not a directory"):
+        with pytest.raises(OSError, match=r"No such file|Not a directory"):
             Roots([str(path)])
 
 
