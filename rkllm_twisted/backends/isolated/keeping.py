@@ -14,6 +14,7 @@ from twisted.python.failure import Failure
 
 from rkllm_twisted.backends.isolated.journal import Journal
 from rkllm_twisted.backends.isolated.limits import Limits
+from rkllm_twisted.backends.isolated.output import printable
 from rkllm_twisted.backends.isolated.process import ChildProcess, again
 from rkllm_twisted.errors import BackendLost, RKLLMError
 from rkllm_twisted.values import RKLLMParam
@@ -171,7 +172,7 @@ class KeptChild:
             except RKLLMError as error:
                 if name == "init" or isinstance(error, BackendLost):
                     raise
-                self.log.error("{name} could not be done again: {reason}", name=name, reason=str(error))
+                self.log.error("{name} could not be done again: {reason}", name=name, reason=printable(str(error)))
             if name == "init":
                 load = self._reactor.seconds() - (child.startedAt or began)
         rest = self._reactor.seconds() - began - load
@@ -184,9 +185,10 @@ class KeptChild:
 
     def _notReplayed(self, failure: Failure) -> None:
         if not failure.check(BackendLost):  # else `_lost` knows
-            reason = failure.getErrorMessage()
-            self.log.critical("the model cannot be loaded again: {reason}", reason=reason)
-            self._giveUp(BackendLost(f"the model cannot be loaded again: {reason}", restarting=False))
+            self.log.critical("the model cannot be loaded again: {reason}", reason=printable(failure.getErrorMessage()))
+            # The reason may name a file, which is nothing for others than the client that named it.
+            why = "the model cannot be loaded again, as the log says; load one with rkllm.init"
+            self._giveUp(BackendLost(why, restarting=False))
 
     def _becomeReady(self) -> None:
         self._isReady = True
