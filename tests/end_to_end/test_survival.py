@@ -93,7 +93,7 @@ def test_death_before_the_first_token(loaded):
 
 
 def test_history_that_died_with_it(loaded):
-    """W-HISTORY: told once, by the error of the run or else on the next finish line; nothing of it is told to others."""
+    """W-HISTORY: told once, by the error of the run or else on the next finish line; others are told nothing."""
     server, client = loaded()
     other = server.connect()
     start(client, 1, keep_history=1)
@@ -248,6 +248,7 @@ def test_control_characters_in_names_do_not_reach_the_log(loaded, model, tmp_pat
     start(other, 1)
     error = lastLine(other, 1)["error"]
     assert (error["code"], error["data"]["restarting"]) == (-32006, False)
+    assert "its file: no such file or directory" in error["message"]
     assert "evil" not in error["message"]  # a path that this client has not sent
     server.stop()
     log = "".join(server.log)

@@ -34,6 +34,10 @@ class Journal:
         """What to call, in order."""
         return list(self._entries)
 
+    def modelPath(self) -> str:
+        """Where the model is."""
+        return next(str(arguments[0].model_path) for name, arguments in self._entries if name == "init")
+
     def around(self) -> int:
         """The bytes of the template and the tools, which the model puts around a prompt."""
         told = [arguments for name, arguments in self._entries if name in ("setChatTemplate", "setFunctionTools")]

@@ -185,10 +185,11 @@ class KeptChild:
 
     def _notReplayed(self, failure: Failure) -> None:
         if not failure.check(BackendLost):  # else `_lost` knows
-            self.log.critical("the model cannot be loaded again: {reason}", reason=printable(failure.getErrorMessage()))
-            # The reason may name a file, which is nothing for others than the client that named it.
-            why = "the model cannot be loaded again, as the log says; load one with rkllm.init"
-            self._giveUp(BackendLost(why, restarting=False))
+            reason = failure.getErrorMessage()
+            self.log.critical("the model cannot be loaded again: {reason}", reason=printable(reason))
+            # Where the file is is nothing for others than the client that has named it.
+            told = reason.replace(self._journal.modelPath() or "\0", "its file")
+            self._giveUp(BackendLost(f"the model cannot be loaded again: {told}", restarting=False))
 
     def _becomeReady(self) -> None:
         self._isReady = True
