@@ -188,7 +188,8 @@ class KeptChild:
             reason = failure.getErrorMessage()
             self.log.critical("the model cannot be loaded again: {reason}", reason=printable(reason))
             # Where the file is is nothing for others than the client that has named it.
-            told = reason.replace(self._journal.modelPath() or "\0", "its file")
+            path = self._journal.modelPath()
+            told = reason.replace(path, "its file") if "/" in path else reason
             self._giveUp(BackendLost(f"the model cannot be loaded again: {told}", restarting=False))
 
     def _becomeReady(self) -> None:
