@@ -68,6 +68,7 @@ def test_second_signal_ends_at_once(daemon, ending):
     client = Client(server.path)
     client.send("rkllm.run", {"prompt_input": "one"})
     client.send("rkllm.run", {"prompt_input": "two"}, id=2)
+    client.ask("rkllm.is_running", id=3)  # so both have been read
     server.process.send_signal(ending)
     assert client.receive()["error"]["code"] == -32003  # so the first signal has been taken
     assert server.process.poll() is None
@@ -80,6 +81,7 @@ def test_second_signal_may_be_the_other(daemon):
     client = Client(server.path)
     client.send("rkllm.run", {"prompt_input": "one"})
     client.send("rkllm.run", {"prompt_input": "two"}, id=2)
+    client.ask("rkllm.is_running", id=3)  # so both have been read
     server.process.send_signal(signal.SIGINT)
     client.receive()
     server.process.send_signal(signal.SIGTERM)

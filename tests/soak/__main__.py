@@ -163,7 +163,7 @@ class Soak:
             f"last lines      {report.endings.total()}: {spelled(report.endings)}",
             f"deaths          {self.faults.total()}: {spelled(self.faults)}",
             f"descriptors     {before} before, {after} after",
-            f"memory          {', '.join(f'{size:.1f}' for size in self._megabytes)} MB, {grown:+.1f} from the first fifth on",
+            f"memory          {', '.join(f'{size:.1f}' for size in self._megabytes)} MB, {grown:+.1f} from a fifth on",
             f"violations      {len(report.violations)}",
         ]
 

@@ -26,7 +26,6 @@ from rkllm_twisted.wire.streams import Spelling
 
 REQUESTS, RESULTS = 3, 4
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
-_IOLBF = 1  # stdio.h
 
 logger = logging.getLogger(__name__)
 
@@ -187,16 +186,9 @@ def dieWithParent() -> None:
         os._exit(0)
 
 
-def sayLinesAtOnce() -> None:
-    """Have C write each line that it prints: what a runtime says before it dies is what one wants to know."""
-    library = ctypes.CDLL(None)
-    library.setvbuf(ctypes.c_void_p.in_dll(library, "stdout"), None, _IOLBF, 0)
-
-
 def main() -> None:
     """``python -m rkllm_twisted.backends.isolated.child DESCRIPTION``"""
     dieWithParent()
-    sayLinesAtOnce()
     # The parent decides when a run ends and when this process does; a Ctrl-C in a terminal reaches both.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)

@@ -121,6 +121,8 @@ class IsolatedGeneration:
             end = NOT_BEGUN if outcome is None else calls.unpackAnswer(outcome, calls.RunEnd)
         except msgspec.DecodeError:
             self.log.failure("a run ended with what cannot be read")
+            if self._child is not None:
+                self._child.kill()
             self._receiver.generationFailed(Failure(InternalError()))
             return
         failure = None if self._isAborted else failureOf(end.perf, end.hasError)

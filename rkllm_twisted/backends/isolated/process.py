@@ -57,6 +57,7 @@ class ChildProcess(ProcessProtocol):
         self._closing: Any = None
         self.lost: BackendLost | None = None
         self.startedAt: float | None = None
+        # Unbuffered, C's output too: what a runtime says before it dies is what one wants to know.
         command = [sys.executable, "-u", "-m", "rkllm_twisted.backends.isolated.child", description]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
         with open(os.devnull, "rb") as nothing:

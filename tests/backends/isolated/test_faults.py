@@ -11,6 +11,7 @@ from rkllm_twisted.errors import (
     InternalError,
     InvalidParams,
     ModelLoadFailed,
+    ModelNotInitialized,
     NotSupported,
     PromptTooLong,
     ResultTooLarge,
@@ -329,6 +330,29 @@ async def test_abort_that_raises(children):
 
 
 @asynchronous
+async def test_abort_is_forgotten_by_the_next_run(children):
+    model = await children.load()
+    receiver, generation = start(model, "one !hear")
+    await receiver.firstResult
+    generation.abort()
+    await receiver.ended
+    assert receiver.reason == "abort"
+    assert await say(model, "two") == ["two"]
+    assert model.epoch == 0
+
+
+@asynchronous
+async def test_nothing_is_called_after_destroy(children):
+    """In C it would use what is freed."""
+    model = await children.load("!abort:signal=SEGV")
+    child = model._kept._child
+    await child.call("destroy")
+    child.abort()
+    with pytest.raises(ModelNotInitialized):
+        await child.call("getKVCacheSize")
+
+
+@asynchronous
 async def test_results_after_the_end_are_dropped(children):
     """Runtime 1.1 has callbacks after an abort."""
     model = await children.load()
@@ -385,14 +409,26 @@ async def test_large_result_whole(children):
 async def test_garbage_on_the_pipe_of_results(children, flushErrors):
     """The child's memory may be damaged: it is killed, whatever it says."""
     model = await children.load()
-    for kind in ("random", "zeros", "endless", "stranger", "result", "empty"):
+    for kind in ("random", "much", "zeros", "endless", "stranger", "result", "empty"):
         error, _ = await errorOf(model, f"!garbage={kind} !pause")
         assert isinstance(error, BackendLost)
         assert error.data["restarting"]
         assert "cannot be read" in str(error)
         assert await say(model, "two") == ["two"]
-    children.forgive()
-    flushErrors(Exception)
+        children.forgive(1)
+        assert len(flushErrors(ValueError, KeyError, IndexError)) == 1, "it is told once, however much comes"
+
+
+@asynchronous
+async def test_garbage_for_the_end_of_a_run(children, flushErrors):
+    model = await children.load()
+    ended = childGone(model)
+    error, _ = await errorOf(model, "!garbage=answer !pause")
+    assert isinstance(error, InternalError)
+    await ended
+    assert await say(model, "two") == ["two"]
+    children.forgive(1)
+    assert len(flushErrors(ValueError)) == 1
 
 
 @asynchronous

@@ -222,8 +222,9 @@ def linesOf(logged):
 
 
 @asynchronous
-async def test_last_words_are_logged(children, logged):
+async def test_last_words_are_logged(children, logged, monkeypatch):
     """C and Python would keep them in a buffer, which dies with the process."""
+    monkeypatch.delenv("PYTHONUNBUFFERED", raising=False)
     model = await children.load()
     await errorOf(model, "!printf=words-of-C !print=words-of-Python !segfault")
     assert {"words-of-C", "words-of-Python"} <= set(linesOf(logged))

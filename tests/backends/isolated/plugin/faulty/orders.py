@@ -145,13 +145,16 @@ def garbage(value):
     """Write to the pipe of the results what is none."""
     data = {
         "random": bytes((index * 7919) % 251 for index in range(5000)),
+        "much": b"\xff" * 500000,
         "zeros": bytes(5000),
         "endless": b"\x00\x00\x00\x00\x00\x00\x00\x40\x03\x01\x00\x00\x00",
         "stranger": b"\x00\x00\x00\x00\x00\x00\x00\x00\x04\xff\xff\x00\x00",
         "result": b"\x03\x00\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00\x00\xc1\xc1",
+        "answer": b"\x01\x00\x00\x00\x00\x00\x00\x00\x04\x02\x00\x00\x00\xc1",
         "empty": b"\x00\x00\x00\x00\x00\x00\x00\x00\x03\x03\x00\x00\x00",
     }[value]
-    os.write(RESULTS, data)
+    while data:
+        data = data[os.write(RESULTS, data) :]
 
 
 def close(value):
