@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rkllm_twisted twisted tests benchmarks scripts
 
-.PHONY: help run test check format reference native sanitize valgrind aarch64 clean
+.PHONY: help run test check soak format reference native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /make \1\t/' | expand -t 14
@@ -25,6 +25,9 @@ check: $(VENV)/.test  ## Lint, check the format, the types, and who imports whom
 	@$(BIN)/ruff format --check $(SOURCES)
 	@$(BIN)/mypy
 	@$(BIN)/python -m pytest --quiet tests/test_imports.py
+
+soak: $(VENV)/.test  ## Ten thousand requests of 64 clients, with everything dying under them (SOAK="--requests N --seed N")
+	@$(BIN)/python -m tests.soak $(SOAK)
 
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)

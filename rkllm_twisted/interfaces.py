@@ -214,6 +214,9 @@ class IModel(Interface):
     """A loaded model, seen from the reactor's thread."""
 
     capabilities: frozenset[Capability] = Attribute("As `IRuntime.capabilities`.")
+    epoch: int = Attribute(
+        "Changes whenever what the model kept of earlier runs is gone without anybody having asked for it."
+    )
 
     def run(
         input: RKLLMInput, inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery

@@ -18,7 +18,8 @@ from twisted.protocols.basic import LineReceiver
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.errors import Busy, InvalidRequest, RKLLMError
+from rkllm_twisted.access import Access, groupsOf
+from rkllm_twisted.errors import Busy, InvalidRequest, NotPermitted, RKLLMError
 from rkllm_twisted.methods.table import MethodTable
 from rkllm_twisted.sockets import HangupWatch, Outbox, peerOf
 from rkllm_twisted.wire.connection import Connection
@@ -27,6 +28,9 @@ from rkllm_twisted.wire.messages import NO_ID, errorLine
 
 MAX_BACKLOG = 8 * 2**20
 """The bytes that may wait for a peer when a further result comes, unless another limit is given (W-SLOW)."""
+LINE_LIMIT = 60.0
+"""Seconds within which a line that has begun must end, unless another limit is given."""
+EVERYTHING = Access()
 LINGER = 5.0
 """Seconds that a refused peer has to read its error and close (W-LIMIT)."""
 
@@ -37,24 +41,36 @@ class ServerProtocol(LineReceiver):
 
     Args:
         factory: What all connections share.
+        access: What is allowed at the socket that it came to.
     """
 
     delimiter = b"\n"
     factory: ServerFactory
     transport: Any
 
-    def __init__(self, factory: ServerFactory) -> None:
+    def __init__(self, factory: ServerFactory, access: Access) -> None:
         self.factory = factory
+        self._access = access
+        self._unfinished: IDelayedCall | None = None
         self.MAX_LENGTH = factory.maxLine
         self._framing = Framing(factory.maxLine)
         self._lingering: IDelayedCall | None = None
         self._hangup: HangupWatch | None = None
 
     def connectionMade(self) -> None:
-        """Greet nobody; only a connection above the limit hears something unasked."""
+        """Greet nobody; only a connection that is refused hears something unasked."""
+        self.factory.opened(self)
         self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
-        self._connection = Connection(outbox.write, self.close, peerOf(self.transport), outbox.isCongested)
-        if not self.factory.admit(self):
+        peer, access = peerOf(self.transport), self._access
+        self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, access.permits)
+        if peer is not None:
+            # In the factory's name: who looks at old log events later does not keep the connection alive.
+            self.factory.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
+        if not access.admits(peer, groupsOf(self.transport) if access.gids is not None else frozenset()):
+            who = "an unknown peer" if peer is None else f"pid {peer.pid}, uid {peer.uid}, gid {peer.gid}"
+            self.factory.log.warn("refused: {who}", who=who)
+            self._refuse(NotPermitted("this user may not use this socket"))
+        elif not self.factory.admit(self):
             limit = self.factory.maxClients
             self._refuse(Busy(f"{limit} clients are connected, no more may"))
 
@@ -62,12 +78,30 @@ class ServerProtocol(LineReceiver):
         """Cut the data into lines. LineReceiver's own buffer would search an unfinished line anew with every piece."""
         if self._lingering is not None:
             return
+        hasEnded = False
         try:
             for line in self._framing.receive(data):
+                hasEnded = True
                 self.lineReceived(line)
         except LineTooLong:
             limit = self.factory.maxLine
             self._refuse(InvalidRequest(f"a line may have {limit} bytes, this one is longer"))
+        if self._framing.isUnfinished or self._unfinished is not None:
+            self._limitLine(hasEnded)
+
+    def _limitLine(self, hasEnded: bool) -> None:
+        """A line that has begun must end in time: whoever only ever begins one would hold its place for nothing."""
+        if self._unfinished is not None and (hasEnded or not self._framing.isUnfinished):
+            _cancelIfActive(None, self._unfinished)
+            self._unfinished = None
+        if self._framing.isUnfinished and self._unfinished is None and self._lingering is None:
+            self._unfinished = self.factory.reactor.callLater(self.factory.lineLimit, self._lineExpired)
+
+    def _lineExpired(self) -> None:
+        self._unfinished = None
+        if self._lingering is None:
+            limit = self.factory.lineLimit
+            self._refuse(InvalidRequest(f"a line must end within {limit:g} s, this one has not"))
 
     def lineReceived(self, line: bytes) -> None:
         """Carry a line out. Returns nothing: a Deferred would stop the lines behind it."""
@@ -86,13 +120,16 @@ class ServerProtocol(LineReceiver):
 
     def writeConnectionLost(self) -> None:
         """Nothing more can be written: reading goes on until the peer closes."""
+        if self._lingering is not None:
+            self.factory.linger(self)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Nobody wants the answers any more."""
         if self._hangup is not None:
             self._hangup.stop()
-        if self._lingering is not None:
-            _cancelIfActive(None, self._lingering)
+        for delayed in (self._lingering, self._unfinished):
+            if delayed is not None:
+                _cancelIfActive(None, delayed)
         self.factory.dismiss(self)
         self._connection.lost()
 
@@ -120,6 +157,7 @@ class ServerFactory(Factory):
         maxClients: The most connections at a time (W-CLIENTS).
         maxLine: The longest line, in bytes (W-LIMIT).
         maxBacklog: The bytes that may wait for a peer when a further result comes (W-SLOW).
+        lineLimit: Seconds within which a line that has begun must end.
     """
 
     noisy = False
@@ -132,18 +170,30 @@ class ServerFactory(Factory):
         maxClients: int = 100,
         maxLine: int = 16 * 2**20,
         maxBacklog: int = MAX_BACKLOG,
+        lineLimit: float = LINE_LIMIT,
     ) -> None:
+        self.lineLimit = lineLimit
         self.table = table
         self.reactor = reactor
         self.maxClients = maxClients
         self.maxLine = maxLine
         self.maxBacklog = maxBacklog
+        self._open: set[ServerProtocol] = set()
         self._connected: set[ServerProtocol] = set()
+        self._lingering: dict[ServerProtocol, None] = {}
         self._allClosed: Deferred[None] | None = None
 
     def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # type: ignore[override]  # Twisted says Factory twice
-        """A protocol for a new connection."""
-        return ServerProtocol(self)
+        """A protocol for a new connection that may do everything."""
+        return ServerProtocol(self, EVERYTHING)
+
+    def behind(self, access: Access) -> Factory:
+        """A factory for the connections of a socket at which only so much is allowed."""
+        return _Door(self, access)
+
+    def opened(self, protocol: ServerProtocol) -> None:
+        """There is one more connection, which may be refused yet."""
+        self._open.add(protocol)
 
     def admit(self, protocol: ServerProtocol) -> bool:
         """Whether there is room for one more connection."""
@@ -152,10 +202,22 @@ class ServerFactory(Factory):
         self._connected.add(protocol)
         return True
 
+    def linger(self, protocol: ServerProtocol) -> None:
+        """The connection is refused and has been told so. As many may linger as may be served: whoever comes in
+        numbers would take every descriptor otherwise. Of more, the first has had the longest time to read its error.
+        """
+        self._lingering[protocol] = None
+        if len(self._lingering) > self.maxClients:
+            first = next(iter(self._lingering))
+            del self._lingering[first]
+            first.transport.abortConnection()
+
     def dismiss(self, protocol: ServerProtocol) -> None:
         """The connection is gone."""
+        self._open.discard(protocol)
         self._connected.discard(protocol)
-        if not self._connected and self._allClosed is not None:
+        self._lingering.pop(protocol, None)
+        if not self._open and self._allClosed is not None:
             allClosed, self._allClosed = self._allClosed, None
             allClosed.callback(None)
 
@@ -164,18 +226,31 @@ class ServerFactory(Factory):
 
         Fires when they are closed.
         """
-        if not self._connected:
+        if not self._open:
             return succeed(None)
         self._allClosed = Deferred()
         allClosed = self._allClosed
-        for protocol in list(self._connected):
+        for protocol in list(self._open):
             protocol.close()
         impatience = self.reactor.callLater(LINGER, self._abortAll)
         return allClosed.addBoth(_cancelIfActive, impatience)
 
     def _abortAll(self) -> None:
-        for protocol in list(self._connected):
+        for protocol in list(self._open):
             protocol.transport.abortConnection()
+
+
+class _Door(Factory):
+    """Makes the protocols of one socket."""
+
+    noisy = False
+
+    def __init__(self, factory: ServerFactory, access: Access) -> None:
+        self._factory = factory
+        self._access = access
+
+    def buildProtocol(self, addr: IAddress | None) -> ServerProtocol:  # type: ignore[override]  # Twisted says Factory twice
+        return ServerProtocol(self._factory, self._access)
 
 
 def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:

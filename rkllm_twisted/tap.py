@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import grp
 import os
-from collections.abc import Mapping, Sequence
+import pwd
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from typing import Any
 
 from msgspec import structs
@@ -12,13 +15,20 @@ from twisted.internet.error import CannotListenError
 from twisted.python import usage
 from twisted.python.failure import Failure
 
+from rkllm_twisted import signals
 from rkllm_twisted._version import __version__
-from rkllm_twisted.backends import backendMakers, makeBackend
+from rkllm_twisted.access import Access
+from rkllm_twisted.backends import backendMakers, bestBackend, makeBackend
+from rkllm_twisted.backends.isolated.backend import IsolatedBackend
+from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.errors import RKLLMError
 from rkllm_twisted.interfaces import IModelBackend, IRuntime
 from rkllm_twisted.listening import AddressUnusable, HeldPath, serverEndpoint, unixPath
-from rkllm_twisted.server import MAX_BACKLOG
-from rkllm_twisted.service import DEFAULT_PATH, RKLLMService
+from rkllm_twisted.methods.results import ANSWERS
+from rkllm_twisted.ranges import nearest
+from rkllm_twisted.server import LINE_LIMIT, MAX_BACKLOG
+from rkllm_twisted.service import DEFAULT_PATH, SYSTEMD, RKLLMService
+from rkllm_twisted.systemd import NoSuchSocket, Notifier, inheritedSocket
 from rkllm_twisted.values import MAX_REPLY
 
 
@@ -36,7 +46,6 @@ class Options(usage.Options):
         "machine can run, and a client loads the model (rkllm.init)."
     )
     optParameters = [
-        ["listen", "l", None, "Server endpoint string, e.g. unix:/run/rkllm.sock:mode=660 [unix:$RKLLM_UDS_PATH]"],
         ["backend", "b", None, "Backend as NAME:key=value:..., e.g. llamacpp:threads=2 [the best one usable]"],
         ["model", "m", None, "Model to load at start: a file, or a short name such as smollm2 [none]"],
         ["max-clients", None, None, "The most connections at a time [$RKLLM_MAX_CLIENTS, else 100]"],
@@ -44,12 +53,53 @@ class Options(usage.Options):
         ["max-line", None, str(16 * 2**20), "The longest line of a client, in bytes"],
         ["max-reply", None, str(MAX_REPLY), "The longest result with tensors in it, in bytes"],
         ["max-backlog", None, str(MAX_BACKLOG), "The bytes that may wait for a client that does not read its stream"],
+        ["isolation", None, None, "Where the runtime runs: process (a child of its own) or none [process if it can]"],
+        ["init-limit", None, "600", "Seconds that loading a model may take before its process is killed"],
+        ["prefill-limit", None, "60", "Seconds from the start of a run to its first result, whatever its prompt"],
+        ["prefill-token-limit", None, "0.06", "Seconds more for each token of the prompt"],
+        ["token-limit", None, "60", "Seconds from one result of a run to the next"],
+        ["abort-limit", None, "30", "Seconds from an abort to the end of the run"],
+        ["max-crashes", None, "5", "Deaths of the runtime's process within a minute after which it is not restarted"],
+        [
+            "max-memory",
+            None,
+            None,
+            "Bytes of the runtime's process above which it is exchanged between two runs [none]",
+        ],
+        ["line-limit", None, str(LINE_LIMIT), "Seconds within which a line that a client has begun must end"],
+        ["drain", None, "0", "Seconds that generations in progress may go on after SIGTERM"],
+        ["allow-uid", None, None, "Users that may connect, as numbers or names with commas between [all]"],
+        ["allow-gid", None, None, "Groups whose members may connect, as numbers or names with commas between [all]"],
         ["queue-timeout", None, None, "Seconds after which a request that still waits is refused [none]"],
     ]
 
     def __init__(self, environ: Mapping[str, str] = os.environ) -> None:
         super().__init__()
         self._environ = environ
+        self["listen"] = []
+        self["model-root"] = []
+
+    def opt_listen(self, address: str) -> None:
+        """Server endpoint string, e.g. unix:/run/rkllm.sock:mode=660; may be repeated [unix:$RKLLM_UDS_PATH]"""
+        self["listen"].append((address, None))
+
+    opt_l = opt_listen
+
+    def opt_methods(self, names: str) -> None:
+        """The methods allowed at the --listen before it, with commas between; * stands for anything [all]"""
+        if not self["listen"]:
+            raise usage.UsageError("--methods: expected a --listen before it")
+        address, before = self["listen"].pop()
+        if before is not None:
+            raise usage.UsageError(f"--methods: given twice for --listen {address}")
+        allowed = frozenset(filter(None, map(str.strip, names.split(","))))
+        if not allowed:
+            raise usage.UsageError(f"--methods: expected names of methods, got {names!r}")
+        self["listen"].append((address, allowed))
+
+    def opt_model_root(self, path: str) -> None:
+        """Directory below which clients may name models, adapters and caches; may be repeated [everywhere]"""
+        self["model-root"].append(path)
 
     def opt_list_backends(self) -> None:
         """List the backends, and whether each can run here."""
@@ -78,18 +128,51 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """Fill in what the environment says, and refuse values that are wrong."""
-        if self["listen"] is None:
+        if not self["listen"]:
             # A colon in a path would end it in an endpoint string.
             path = self._environ.get("RKLLM_UDS_PATH") or DEFAULT_PATH
-            self["listen"] = "unix:" + path.replace("\\", "\\\\").replace(":", "\\:")
+            self["listen"].append(("unix:" + path.replace("\\", "\\\\").replace(":", "\\:"), None))
+        addresses = [address for address, _ in self["listen"]]
+        if twice := next((each for each in addresses if addresses.count(each) > 1), None):
+            raise usage.UsageError(f"--listen: {twice} is given twice")
+        for name, find in (("allow-uid", _uid), ("allow-gid", _gid)):
+            if self[name] is not None:
+                self[name] = frozenset(find(each) for each in self[name].split(","))
         source = "--max-clients"
         if self["max-clients"] is None:
             source, self["max-clients"] = "RKLLM_MAX_CLIENTS", self._environ.get("RKLLM_MAX_CLIENTS") or "100"
         self["max-clients"] = _positive(source, self["max-clients"])
-        for name in ("max-queue", "max-line", "max-reply", "max-backlog"):
+        for name in ("max-queue", "max-line", "max-reply", "max-backlog", "max-crashes"):
             self[name] = _positive(f"--{name}", self[name])
+        for name in ("init-limit", "prefill-limit", "prefill-token-limit", "token-limit", "abort-limit", "line-limit"):
+            self[name] = _seconds(f"--{name}", self[name])
+        for path in self["model-root"]:
+            if not os.path.isdir(path):
+                raise usage.UsageError(f"--model-root: {path} is no directory")
+        self["drain"] = _seconds("--drain", self["drain"], orNone=True)
+        if self["max-memory"] is not None:
+            self["max-memory"] = _positive("--max-memory", self["max-memory"])
+        if self["isolation"] not in (None, "process", "none"):
+            raise usage.UsageError(f"--isolation: expected process or none, got {self['isolation']!r}")
         if self["queue-timeout"] is not None:
             self["queue-timeout"] = _seconds("--queue-timeout", self["queue-timeout"])
+
+
+def _uid(name: str) -> int:
+    return _idOf("--allow-uid", "user", name, lambda: pwd.getpwnam(name).pw_uid)
+
+
+def _gid(name: str) -> int:
+    return _idOf("--allow-gid", "group", name, lambda: grp.getgrnam(name).gr_gid)
+
+
+def _idOf(option: str, kind: str, name: str, find: Callable[[], int]) -> int:
+    if name.isascii() and name.isdecimal():
+        return int(name)
+    try:
+        return find()
+    except KeyError:
+        raise usage.UsageError(f"{option}: there is no {kind} {name!r}") from None
 
 
 def _positive(name: str, text: str) -> int:
@@ -98,13 +181,13 @@ def _positive(name: str, text: str) -> int:
     return int(text)
 
 
-def _seconds(name: str, text: str) -> float:
+def _seconds(name: str, text: str, orNone: bool = False) -> float:
     try:
         seconds = float(text)
     except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise usage.UsageError(f"{name}: expected seconds above 0, got {text!r}")
+        seconds = -1.0
+    if not 0 <= seconds < float("inf") or not (seconds or orNone):
+        raise usage.UsageError(f"{name}: expected seconds{'' if orNone else ' above 0'}, got {text!r}")
     return seconds
 
 
@@ -115,8 +198,16 @@ class DaemonService(RKLLMService):
         """Start, or end the process."""
         try:
             super().startService()
-        except (AddressUnusable, CannotListenError, OSError, OverflowError) as error:
+        except (AddressUnusable, CannotListenError, NoSuchSocket, OSError, OverflowError) as error:
             raise SystemExit(f"rkllm: {error}") from None
+        self._reactor.callWhenRunning(signals.install, self._reactor)
+        self._notifier = Notifier(os.environ, self._reactor)
+        self._reactor.callWhenRunning(self._notifier.ready)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop, and say so to systemd."""
+        self._notifier.stopping()
+        return super().stopService()
 
 
 def makeService(options: Options) -> RKLLMService:
@@ -128,15 +219,22 @@ def makeService(options: Options) -> RKLLMService:
     from twisted.internet import reactor
 
     try:
-        backend = makeBackend(options["backend"])
-        _checkListen(reactor, options["listen"])
+        description = options["backend"] or bestBackend()
+        backend = makeBackend(description)
+        for address, methods in options["listen"]:
+            _checkListen(reactor, address)
+            _checkMethods(methods)
         if options["model"] is not None:
             _checkModel(backend, options["model"])
+        backend = _isolated(backend, description, reactor, options)
     except (ValueError, AddressUnusable, RKLLMError) as error:
         raise SystemExit(f"rkllm: {error}") from None
     return DaemonService(
         backend,
-        options["listen"],
+        [
+            (address, Access(methods, options["allow-uid"], options["allow-gid"]))
+            for address, methods in options["listen"]
+        ],
         reactor,
         options["model"],
         maxClients=options["max-clients"],
@@ -145,10 +243,39 @@ def makeService(options: Options) -> RKLLMService:
         queueTimeout=options["queue-timeout"],
         maxReply=options["max-reply"],
         maxBacklog=options["max-backlog"],
+        lineLimit=options["line-limit"],
+        drain=options["drain"],
+        modelRoots=options["model-root"],
     )
 
 
+def _isolated(
+    backend: IRuntime | IModelBackend, description: str, reactor: Any, options: Options
+) -> IRuntime | IModelBackend:
+    """The backend in a child process, unless it is to be in this one, or can be nowhere else."""
+    if options["isolation"] == "none":
+        return backend
+    if not IRuntime.providedBy(backend):
+        if options["isolation"] == "process":
+            name = description.partition(":")[0]
+            raise ValueError(f"--isolation process: the backend {name} is not a blocking one and stays in this process")
+        return backend
+    limits = Limits(
+        init=options["init-limit"],
+        prefill=options["prefill-limit"],
+        prefillToken=options["prefill-token-limit"],
+        token=options["token-limit"],
+        abort=options["abort-limit"],
+        crashes=options["max-crashes"],
+        memory=options["max-memory"],
+    )
+    return IsolatedBackend(backend, description, reactor, limits)
+
+
 def _checkListen(reactor: Any, listen: str) -> None:
+    if listen.startswith(SYSTEMD):
+        inheritedSocket(listen.removeprefix(SYSTEMD)).close()
+        return
     try:
         serverEndpoint(reactor, listen)
     except ValueError as error:
@@ -156,6 +283,12 @@ def _checkListen(reactor: Any, listen: str) -> None:
     path = unixPath(listen)
     if path is not None:
         HeldPath(path).release()
+
+
+def _checkMethods(patterns: frozenset[str] | None) -> None:
+    for pattern in patterns or ():
+        if not any(fnmatchcase(name, pattern) for name in ANSWERS):
+            raise ValueError(f"--methods: there is no method {pattern}{nearest(pattern, ANSWERS)}")
 
 
 def _checkModel(backend: IRuntime | IModelBackend, model: str) -> None:

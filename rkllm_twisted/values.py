@@ -468,6 +468,8 @@ class EncodedResult(Struct, frozen=True):
 
     body: bytes
     """The JSON object of W-STREAM, ``_callback_state`` included."""
+    isToken: bool = True
+    """Whether it is about a token."""
 
 
 KINDS = {

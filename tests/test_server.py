@@ -233,3 +233,153 @@ def test_transport_without_a_peer(served):
 
     with socket.socket() as tcp:
         assert peerOf(tcp) is None
+
+
+REQUEST = b'{"jsonrpc":"2.0","id":1,"method":"rkllm.is_running"}\n'
+
+
+def limited(seconds=10):
+    """A peer of a server with such a limit for lines."""
+    return Server(ScriptedBackend(Clock()), Clock(), lineLimit=seconds).connect()
+
+
+def test_line_that_does_not_end():
+    """W-LIMIT: whoever only ever begins a line is told so, and closed upon."""
+    peer = limited()
+    peer.send(REQUEST[:20])
+    assert peer.received(9.9) == []
+    [answer] = peer.received(0.2)
+    assert (answer["id"], answer["error"]["code"]) == (None, -32600)
+    assert "a line must end within 10 s" in answer["error"]["message"]
+    assert peer.transport.writeClosed
+    peer.send(REQUEST[20:])
+    assert peer.received(LINGER) == []
+    assert peer.transport.aborting
+
+
+def test_byte_now_and_then_gives_a_line_no_more_time():
+    """W-LIMIT, W-SPLIT."""
+    peer = limited()
+    for second in range(9):
+        peer.send(REQUEST[second : second + 1])
+        assert peer.received(1) == []
+    peer.send(REQUEST[9:10])
+    assert peer.received(1)[0]["error"]["code"] == -32600
+    peer.disconnect()
+
+
+def test_next_line_has_its_own_time():
+    """W-SPLIT: also where the end of one comes with the beginning of the next."""
+    peer = limited()
+    peer.send(REQUEST[:20])
+    for _ in range(5):
+        assert peer.received(9) == []
+        peer.send(REQUEST[20:] + REQUEST[:20])
+        [answer] = peer.received()
+        assert "result" in answer
+    [refusal] = peer.received(10.1)
+    assert refusal["error"]["code"] == -32600
+    peer.disconnect()
+
+
+def test_peer_that_says_nothing_may_stay():
+    """Between its lines it may take all the time it wants, and leaves nothing waiting."""
+    server = Server(ScriptedBackend(Clock()), Clock(), lineLimit=10)
+    peer = server.connect()
+    assert peer.received(1000) == []
+    peer.send(REQUEST[:20])
+    peer.send(REQUEST[20:])
+    assert "result" in peer.received(1000)[0]
+    peer.send(REQUEST[:-1])  # a message that lacks its line feed is whole
+    assert "result" in peer.received(1000)[0]
+    assert server.clock.getDelayedCalls() == []
+
+
+def test_line_that_does_not_end_costs_the_running_requests_no_last_line():
+    """W-LAST, W-LIMIT."""
+    clock = Clock()
+    peer = Server(ScriptedBackend(clock, interval=100), clock, lineLimit=10).connect()
+    peer.ask("rkllm.init", {"model_path": "any"})
+    peer.ask("rkllm.run", {"prompt_input": "one"})
+    peer.send(b"{")
+    assert [(answer["id"], answer["error"]["code"]) for answer in peer.received(11)] == [(None, -32600), (1, -32800)]
+    peer.disconnect()
+
+
+def test_lost_peer_leaves_no_limit_behind():
+    """W-GONE."""
+    for end in (lambda peer: peer.disconnect(), lambda peer: (peer.finishWriting(), peer.disconnect())):
+        server = Server(ScriptedBackend(Clock()), Clock(), lineLimit=10)
+        peer = server.connect()
+        peer.send(REQUEST[:20])
+        end(peer)
+        assert server.clock.getDelayedCalls() == []
+
+
+def descriptors():
+    """How many this process has open."""
+    return len(os.listdir("/proc/self/fd"))
+
+
+@pytest_twisted.ensureDeferred
+async def test_a_thousand_connection_attempts(served):
+    """W-CLIENTS: each one over the limit is told so, and the descriptors are what they were afterwards."""
+    server = await served(maxClients=100).start()
+    before = descriptors()
+    clients = [await server.connect() for _ in range(100)]
+    for client in clients:
+        client.ask("rkllm.is_running")
+        assert "result" in (await client.lines(1))[0]
+    most = 0
+    for _ in range(18):
+        refused = [await server.connect() for _ in range(50)]
+        for client in refused:
+            [answer] = await client.lines(1)
+            assert (answer["id"], answer["error"]["code"]) == (None, -32001)
+            assert answer["error"]["data"]["retryable"] is True
+        most = max(most, descriptors())
+        for client in refused:
+            client.transport.loseConnection()
+            await client.closed
+    assert most <= before + 2 * (100 + 100)
+    clients[0].ask("rkllm.is_running", id=2)
+    assert "result" in (await clients[0].lines(2))[1]
+    for client in clients:
+        client.transport.loseConnection()
+        await client.closed
+    await untilGone(server, 0)
+    await server.stop()
+    assert descriptors() <= before
+
+
+@pytest_twisted.ensureDeferred
+async def test_refused_peers_that_stay_take_as_many_descriptors_as_served_ones(served):
+    """W-CLIENTS: they may stay for 5 s to read why, but not in any number."""
+    server = await served(maxClients=20).start()
+    clients = [await server.connect() for _ in range(20)]
+    refused = []
+    for _ in range(100):
+        refused.append(await server.connect())
+        assert (await refused[-1].lines(1))[0]["error"]["code"] == -32001
+    for client in refused[:79]:
+        await client.closed
+    assert len(server.server.factory._open) <= 41
+    clients[0].ask("rkllm.is_running")
+    assert "result" in (await clients[0].lines(1))[0]
+    for client in [*clients, *refused[79:]]:
+        client.transport.loseConnection()
+        await client.closed
+    await untilGone(server, 0)
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_stop_closes_refused_connections_too(served):
+    server = await served(maxClients=1).start()
+    clients = [await server.connect() for _ in range(3)]
+    for client in clients[1:]:
+        await client.lines(1)
+    await server.stop()
+    assert server.server.factory._open == set()
+    for client in clients:
+        await client.closed

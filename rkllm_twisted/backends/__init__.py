@@ -15,7 +15,7 @@ from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
 from rkllm_twisted.errors import NotSupported
-from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult
+from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult, refuseParam
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -23,6 +23,7 @@ from rkllm_twisted.values import (
     RKLLMInferParam,
     RKLLMInput,
     RKLLMLoraAdapter,
+    RKLLMParam,
 )
 
 
@@ -73,25 +74,30 @@ def backendMakers() -> list[IBackendMaker]:
     return sorted(makers, key=lambda maker: (maker.preference is None, -(maker.preference or 0), maker.name))
 
 
+def bestBackend() -> str:
+    """The name of the most preferred backend that this machine can run.
+
+    Raises:
+        NoSuchBackend: There is none.
+    """
+    return _firstUsable(backendMakers()).name
+
+
 def makeBackend(description: str | None) -> IRuntime | IModelBackend:
     """The backend that a ``--backend`` string names; adapt it to `IModelBackend` before use.
 
     Args:
-        description: ``name:key=value:…``, or None for the most preferred backend that this machine can run.
+        description: ``name:key=value:…``, or None for `bestBackend`.
 
     Raises:
         NoSuchBackend: None of that name, or none usable.
         ValueError: The string or an option in it is wrong.
     """
-    makers = backendMakers()
-    if description is None:
-        maker, options = _firstUsable(makers), dict[str, str]()
-    else:
-        name, options = splitDescription(description)
-        maker = _named(name, makers)
-        isCured = isinstance(maker, BackendMaker) and not maker.cures.isdisjoint(options)
-        if not isCured and (reason := maker.unusable()) is not None:
-            raise NoSuchBackend(f"backend {name} cannot run here: {reason}")
+    name, options = splitDescription(bestBackend() if description is None else description)
+    maker = _named(name, backendMakers())
+    isCured = isinstance(maker, BackendMaker) and not maker.cures.isdisjoint(options)
+    if not isCured and (reason := maker.unusable()) is not None:
+        raise NoSuchBackend(f"backend {name} cannot run here: {reason}")
     return maker.makeBackend(options)
 
 
@@ -154,6 +160,16 @@ class BackendMaker:
         """Call the named function."""
         backend: IRuntime | IModelBackend = namedAny(self._make)(options)
         return backend
+
+
+def checkParam(runtime: IRuntime, param: RKLLMParam) -> None:
+    """Refuse parameters that a runtime refuses, or that need what it is not capable of. May block.
+
+    Raises:
+        ModelLoadFailed, InvalidParams, NotSupported: As `IRuntime.checkParam`.
+    """
+    runtime.checkParam(param)  # first: it may know the reason
+    refuseParam(param, runtime.capabilities)
 
 
 class OptionalFunctions:

@@ -104,6 +104,7 @@ class ScriptedModel(OptionalFunctions):
     """See `ScriptedBackend`."""
 
     capabilities = ScriptedBackend.capabilities
+    epoch = 0
 
     def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int, inputs: int = 1) -> None:
         self._clock = clock

@@ -20,6 +20,8 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
+from rkllm_twisted.backends import checkParam
+from rkllm_twisted.backends.endings import failureOf
 from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, RuntimeCallFailed
 from rkllm_twisted.interfaces import (
     IGeneration,
@@ -70,7 +72,7 @@ class ThreadedBackend:
 
     def checkParam(self, param: RKLLMParam) -> Deferred[None]:
         """See `IModelBackend`. Runs in a thread of the reactor's own pool: a model may be busy in its thread."""
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), self._check, param)
+        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), checkParam, self._runtime, param)
 
     def init(self, param: RKLLMParam) -> Deferred[IModel]:
         """See `IModelBackend`. The thread that loads the model is the one that will run it."""
@@ -78,10 +80,6 @@ class ThreadedBackend:
         return thread.call(self._init, param).addCallbacks(
             lambda model: ThreadedModel(model, self._runtime, thread), lambda failure: thread.stop(failure)
         )
-
-    def _check(self, param: RKLLMParam) -> None:
-        self._runtime.checkParam(param)  # first: it may know the reason
-        refuseParam(param, self.capabilities)
 
     def _init(self, param: RKLLMParam) -> IRuntimeModel:
         refuseParam(param, self.capabilities)
@@ -131,6 +129,7 @@ class ThreadedModel:
 
     def __init__(self, model: IRuntimeModel, runtime: IRuntime, thread: OneThread) -> None:
         self.capabilities = runtime.capabilities
+        self.epoch = 0
         self._model = model
         self._thread = thread
         self._generation: ThreadedGeneration | None = None
@@ -264,10 +263,8 @@ class ThreadedGeneration:
         """A run went well only if it returned and FINISH was seen; an aborted one may end as the runtime likes."""
         if isinstance(outcome, Failure):
             return None if self._isAborted and outcome.check(RuntimeCallFailed) else outcome
-        if self._isAborted or (self._perf is not None and not self._hasError):
-            return None
-        what = "the runtime reported an error" if self._hasError else "the runtime returned without finishing"
-        return Failure(RuntimeCallFailed(what, function="rkllm_run", status=0))
+        error = None if self._isAborted else failureOf(self._perf, self._hasError)
+        return None if error is None else Failure(error)
 
     def _deliver(self) -> None:
         self._isDeliveryPending = False

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 from msgspec import structs
 from twisted.internet.defer import Deferred
 
+from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.interfaces import IModel
 from rkllm_twisted.methods.checks import checkCrossAttention, checkLora, checkPromptCache, checkRanges
 from rkllm_twisted.methods.decoding import completed
@@ -17,9 +20,12 @@ from rkllm_twisted.methods.parameters import (
     LoraParams,
     PromptCacheParams,
 )
+from rkllm_twisted.methods.roots import OpenedFile
 from rkllm_twisted.methods.table import Answer, Method, NoParams
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
+
+_CACHE = "prompt cache"
 
 
 class FunctionMethods:
@@ -49,19 +55,31 @@ class FunctionMethods:
         """Load a LoRA adapter; runs choose it by its name."""
         adapter = completed(params.lora_adapter)
         checkLora(adapter)
-        done = self._held.withModel(call, lambda model: model.loadLora(adapter))
+        file = self._opened("$.lora_adapter.lora_adapter_path", adapter.lora_adapter_path, "rkllm_load_lora")
+        done = self._held.withFile(
+            call, file, lambda model, path: model.loadLora(structs.replace(adapter, lora_adapter_path=path))
+        )
         return done.addCallback(lambda _: success(f"adapter {adapter.lora_adapter_name} loaded"))
 
     def loadPromptCache(self, call: Call, params: PromptCacheParams) -> Deferred[Answer]:
         """Load a prompt cache file."""
         path = params.prompt_cache_path
         checkPromptCache(path)
-        done = self._held.withModel(call, lambda model: model.loadPromptCache(path))
+        file = self._opened("$.prompt_cache_path", path, "rkllm_load_prompt_cache")
+        done = self._held.withFile(call, file, lambda model, inside: model.loadPromptCache(inside), _CACHE)
         return done.addCallback(lambda _: success("prompt cache loaded", cache_path=path))
+
+    def _opened(self, where: str, path: str, function: str) -> OpenedFile:
+        try:
+            return self._held.roots.file(path, where)
+        except OSError as error:
+            reason = os.strerror(error.errno or 0).lower()
+            raise RuntimeCallFailed(reason, function=function, status=-1) from None
 
     def releasePromptCache(self, call: Call, params: NoParams) -> Deferred[Answer]:
         """Let go of the loaded prompt cache."""
         done = self._held.withModel(call, lambda model: model.releasePromptCache())
+        done.addCallback(lambda _: self._held.letGo(_CACHE))
         return done.addCallback(lambda _: success("prompt cache released"))
 
     def clearKVCache(self, call: Call, params: ClearParams) -> Deferred[Answer]:

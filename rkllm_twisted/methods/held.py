@@ -6,11 +6,13 @@ import os
 from collections.abc import Callable
 from typing import Any
 
+from msgspec import structs
 from twisted.internet.defer import Deferred, succeed
 
 from rkllm_twisted.errors import ModelNotInitialized, ShuttingDown
 from rkllm_twisted.interfaces import IModel, IModelBackend
 from rkllm_twisted.methods.history import History
+from rkllm_twisted.methods.roots import OpenedFile, Roots
 from rkllm_twisted.methods.runs import Errand
 from rkllm_twisted.methods.table import Answer
 from rkllm_twisted.scheduling.scheduler import Scheduler
@@ -24,6 +26,7 @@ class HeldModel:
     Args:
         backend: Loads it.
         scheduler: Gives turns with it.
+        roots: The directories below which its files may be.
 
     Attributes:
         param: What the model was loaded with.
@@ -32,7 +35,8 @@ class HeldModel:
         count: How many have been loaded.
     """
 
-    def __init__(self, backend: IModelBackend, scheduler: Scheduler) -> None:
+    def __init__(self, backend: IModelBackend, scheduler: Scheduler, roots: Roots) -> None:
+        self.roots = roots
         self.param = RKLLMParam()
         self.history = History()
         self.chosen: set[str] = set()
@@ -41,6 +45,7 @@ class HeldModel:
         self._scheduler = scheduler
         self._model: IModel | None = None
         self._isClosed = False
+        self._files: dict[object, OpenedFile] = {}
 
     @property
     def isLoaded(self) -> bool:
@@ -67,23 +72,39 @@ class HeldModel:
             raise ModelNotInitialized("load a model with rkllm.init first")
         return self._model
 
-    def load(self, param: RKLLMParam) -> Deferred[Answer]:
-        """Load a model in the place of the one there is. For whoever has the turn."""
-        return self.unload().addCallback(lambda _: self._backend.init(param)).addCallback(self._loaded, param)
+    def load(self, param: RKLLMParam, file: OpenedFile) -> Deferred[Answer]:
+        """Load a model in the place of the one there is. For whoever has the turn.
 
-    def _loaded(self, model: IModel, param: RKLLMParam) -> Answer | Deferred[Answer]:
+        Args:
+            param: What to load it with.
+            file: Its file.
+        """
+        inside = structs.replace(param, model_path=file.path)
+        loading = self.unload().addCallback(lambda _: self._backend.init(inside))
+        loaded: Deferred[Any] = loading.addCallback(self._loaded, param, file)
+        return loaded.addErrback(file.failed)
+
+    def _loaded(self, model: IModel, param: RKLLMParam, file: OpenedFile) -> Answer | Deferred[Answer]:
         if self._isClosed:
             return model.destroy().addCallback(_raiseShuttingDown)
         self._model, self.param = model, param
+        self._files["model"] = file
         self.count += 1
         return success(f"model loaded by the {self._backend.name} backend")
 
     def unload(self) -> Deferred[None]:
         """Free the model, if there is one. For whoever has the turn."""
         model, self._model = self._model, None
+        files, self._files = list(self._files.values()), {}
         self.history.forget()
         self.chosen.clear()
-        return succeed(None) if model is None else model.destroy()
+        freed = succeed(None) if model is None else model.destroy()
+        return freed.addBoth(self._closed, files)
+
+    def _closed(self, outcome: None, files: list[OpenedFile]) -> None:
+        for file in files:
+            file.close()
+        return outcome
 
     def close(self) -> Deferred[None]:
         """Free the model, which ends its generation; one that is being loaded is freed when it has been."""
@@ -99,6 +120,31 @@ class HeldModel:
         errand = Errand(self._scheduler, call.connection, call, work)
         call.cancelled = errand.withdraw
         return errand
+
+    def withFile(
+        self, call: Call, file: OpenedFile, work: Callable[[IModel, str], Deferred[Any]], role: str | None = None
+    ) -> Deferred[Any]:
+        """Do something with the model and a file in a turn of its own.
+
+        Args:
+            call: What asks for it.
+            file: The file. It stays open as long as the model is there: it may have to be done again.
+            work: What to do.
+            role: What the file is to the model, if there is one such only: the one before it is closed then.
+        """
+
+        def kept(answer: Any) -> Any:
+            self.letGo(role)
+            self._files[role or file] = file
+            return answer
+
+        done = self.withModel(call, lambda model: work(model, file.path))
+        return done.addCallback(kept).addErrback(file.failed)
+
+    def letGo(self, role: str | None) -> None:
+        """Close the file of a role: the model does not need it any more."""
+        if role in self._files:
+            self._files.pop(role).close()
 
     def withModel(self, call: Call, work: Callable[[IModel], Deferred[Any]]) -> Deferred[Any]:
         """Do something with the model in a turn of its own."""

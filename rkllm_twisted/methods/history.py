@@ -23,6 +23,8 @@ class History:
         """Who has turns in the cache that were made with ``keep_history``."""
         self._last: Connection | None = None
         """Who ran last."""
+        self._epoch = 0
+        """Of the model, when it was last looked at."""
         self._lost: WeakSet[Connection] = WeakSet()
         """Who had turns in the cache that another's run took away."""
 
@@ -37,6 +39,9 @@ class History:
         Returns:
             Fires when the run may begin.
         """
+        if model.epoch != self._epoch:
+            self.forget()
+            self._epoch = model.epoch
         mustClear = not (self._continues(connection) if keeps else self._mayReuse(connection))
         if self._owner not in (None, connection):
             self._lost.add(self._owner)
@@ -63,6 +68,12 @@ class History:
     def told(self, connection: Connection) -> None:
         """The connection has been told that its history was lost; a run without a finish line does not tell it."""
         self._lost.discard(connection)
+
+    def died(self, connection: Connection) -> dict[str, object]:
+        """The history of a connection is gone with the run that made it; what the error of that run says of it."""
+        self.forget()
+        self._lost.discard(connection)
+        return {"history_lost": True}
 
     def forget(self) -> None:
         """The model is gone, and all history with it."""

@@ -8,8 +8,9 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.errors import Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
+from rkllm_twisted.errors import BackendLost, Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
+from rkllm_twisted.methods.roots import OpenedFile
 from rkllm_twisted.methods.table import Answer, wireError
 from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Turn
 from rkllm_twisted.values import CallState, EncodedResult, RKLLMPerfStat, RKLLMResult
@@ -35,12 +36,16 @@ class Run:
         hasRun: Whether the model has begun it.
         hasFinished: Whether its last line was a finish line.
         finishedWith: What the last line says besides the figures, such as ``history_lost``.
+        lostWith: Gives what an error says besides, if the backend was lost.
+        saves: Where it saves its prompt's cache, if it does.
         tokens: How many tokens it has generated.
     """
 
     def __init__(self, call: Call, stream: LineStream, start: Start, ended: Callable[[Run], object]) -> None:
         self.owner = call.connection
         self.finishedWith: dict[str, object] = {}
+        self.saves: OpenedFile | None = None
+        self.lostWith: Callable[[], dict[str, object]] = dict
         self.tokens = 0
         self.call = call
         self.hasRun = False
@@ -105,7 +110,7 @@ class Run:
 
     def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """A line of the stream."""
-        if isinstance(result, EncodedResult) or result.token_id >= 0:
+        if result.isToken if isinstance(result, EncodedResult) else result.token_id >= 0:
             self.tokens += 1
         if self.owner.isCongested():
             self.giveUp(ReaderTooSlow("more waits for this client than may; read the stream faster"))
@@ -122,7 +127,12 @@ class Run:
 
     def generationFailed(self, failure: Failure) -> None:
         """The last line, then the next turn."""
-        self._stream.fail(wireError(failure, "a generation failed"))
+        error = wireError(failure, "a generation failed")
+        if self.saves is not None:
+            self.saves.named(error)
+        if isinstance(error, BackendLost):
+            error.data.update(self.lostWith())
+        self._stream.fail(error)
         self._end()
 
     def _refused(self, error: RKLLMError) -> None:

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 
 from msgspec import structs
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, maybeDeferred
 
-from rkllm_twisted.errors import InvalidParams, NotSupported, ShuttingDown
+from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed, ShuttingDown
 from rkllm_twisted.interfaces import IGeneration, IModelBackend, IResultReceiver, refuseUnsupported
 from rkllm_twisted.methods.checks import checkInferParam, checkInput, checkParam
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.functions import FunctionMethods
 from rkllm_twisted.methods.held import HeldModel, success
 from rkllm_twisted.methods.parameters import InitParams, RunParams
+from rkllm_twisted.methods.roots import OpenedFile, Roots
 from rkllm_twisted.methods.runs import Errand, Run
 from rkllm_twisted.methods.table import Answer, Method, NoParams
-from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler
 from rkllm_twisted.values import (
     MAX_REPLY,
     CallState,
@@ -40,19 +42,24 @@ class RuntimeMethods:
         backend: Loads models.
         scheduler: Gives turns with the model.
         maxReply: The longest result with tensors in it, in bytes.
+        roots: The directories below which clients may name files; None allows all.
 
     Attributes:
         counters: What has been done since the start, by name.
         held: The model that is loaded.
     """
 
-    def __init__(self, backend: IModelBackend, scheduler: Scheduler, maxReply: int = MAX_REPLY) -> None:
+    def __init__(
+        self, backend: IModelBackend, scheduler: Scheduler, maxReply: int = MAX_REPLY, roots: Roots | None = None
+    ) -> None:
         self.counters = Counter[str]()
         self._backend = backend
         self._scheduler = scheduler
         self._maxReply = maxReply
         self._runs: dict[Run, None] = {}
-        self.held = HeldModel(backend, scheduler)
+        self.held = HeldModel(backend, scheduler, roots or Roots())
+        self._drained: Deferred[None] | None = None
+        self._impatience: Alarm | None = None
 
     def methods(self) -> list[Method]:
         """The rows of the table."""
@@ -88,11 +95,18 @@ class RuntimeMethods:
         self._scheduler.checkRoom()
         param = completed(params.param, self._backend.createDefaultParam())
         checkParam(param, given=params.param)
-        checked = self._backend.checkParam(param)
+        file = self._modelFile(param.model_path)
+        checked = maybeDeferred(self._backend.checkParam, structs.replace(param, model_path=file.path))
         # It has its place in the line from now on, or a run in the same packet would come before it.
-        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param)))
+        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param, file)))
         checked.addErrback(errand.giveUp)
-        return errand.done
+        return errand.done.addErrback(file.failed)
+
+    def _modelFile(self, path: str) -> OpenedFile:
+        try:
+            return self.held.roots.file(path, "$.param.model_path")
+        except OSError as error:
+            raise ModelLoadFailed(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
 
     def preload(self, model: str) -> Deferred[Answer]:
         """Load a model before any client asks for one.
@@ -104,7 +118,7 @@ class RuntimeMethods:
             Fires when it is loaded, or fails as ``rkllm.init`` would.
         """
         param = structs.replace(self._backend.createDefaultParam(), model_path=model)
-        return Errand(self._scheduler, self, self, lambda: self.held.load(param)).done
+        return Errand(self._scheduler, self, self, lambda: self.held.load(param, OpenedFile(model))).done
 
     def run(self, call: Call, params: RunParams) -> None:
         """Generate; the answer is a stream whose first line is data."""
@@ -124,13 +138,15 @@ class RuntimeMethods:
         self, call: Call, params: RunParams, inputs: list[RKLLMInput], delivery: Delivery, stream: LineStream
     ) -> None:
         def start(receiver: IResultReceiver) -> Deferred[IGeneration]:
-            inferParam = self._wholeInferParam(params.rkllm_infer_params)
+            inferParam = self._withPlace(self._wholeInferParam(params.rkllm_infer_params), run)
             model = self.held.model()
             self._checkBatch(call, delivery, inputs)
             # First of all, or the history of another connection would be cleared for a run that cannot be.
             refuseUnsupported(inputs, inferParam, model.capabilities)
             ready = self.held.history.enter(model, call.connection, bool(inferParam.keep_history))
             run.finishedWith = self.held.history.lossOf(call.connection, bool(inferParam.keep_history))
+            if inferParam.keep_history:
+                run.lostWith = lambda: self.held.history.died(call.connection)
             if len(inputs) > 1:
                 return ready.addCallback(lambda _: model.runBatch(inputs, inferParam, receiver, delivery))
             return ready.addCallback(lambda _: model.run(inputs[0], inferParam, receiver, delivery))
@@ -139,6 +155,20 @@ class RuntimeMethods:
         self._runs[run] = None
         call.cancelled = run.abort
         run.enter(self._scheduler, None if params.userdata is None else params.userdata.deadline)
+
+    def _withPlace(self, inferParam: RKLLMInferParam, run: Run) -> RKLLMInferParam:
+        """What a run saves goes below a directory that is allowed."""
+        cache = inferParam.prompt_cache_params
+        if cache is None or not cache.save_prompt_cache:
+            return inferParam
+        where = "$.rkllm_infer_params.prompt_cache_params.prompt_cache_path"
+        try:
+            run.saves = self.held.roots.place(cache.prompt_cache_path, where)
+        except OSError as error:
+            reason = f"the prompt cache cannot be saved: {os.strerror(error.errno or 0).lower()}"
+            raise RuntimeCallFailed(reason, function="rkllm_run", status=-1) from None
+        inside = structs.replace(cache, prompt_cache_path=run.saves.path)
+        return structs.replace(inferParam, prompt_cache_params=inside)
 
     def _delivery(self, params: RunParams) -> Delivery:
         options = DeliveryOptions() if params.userdata is None else completed(params.userdata)
@@ -156,8 +186,15 @@ class RuntimeMethods:
         del self._runs[run]
         if run.hasFinished and run.finishedWith:
             self.held.history.told(run.owner)
+        if run.saves is not None:
+            run.saves.close()
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
+        if self._drained is not None and not self._runs:
+            drained, self._drained = self._drained, None
+            if self._impatience is not None:
+                self._impatience.cancel()
+            drained.callback(None)
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
         """What was given, over the values that the model was loaded with."""
@@ -203,13 +240,34 @@ class RuntimeMethods:
         """Of the backend."""
         return self._backend.name
 
-    def shutDown(self) -> Deferred[None]:
-        """Refuse what waits, abort what runs, free the model. Fires when it is freed."""
+    def shutDown(self, drain: float = 0.0) -> Deferred[None]:
+        """Refuse what waits, abort what runs, free the model.
+
+        Args:
+            drain: Seconds that a generation in progress may go on before it is aborted.
+
+        Returns:
+            Fires when the model is freed.
+        """
         self._scheduler.close()
+        self._dismissErrand()
+        if not self._runs or not drain:
+            return self._freed()
+        drained = self._drained = Deferred()
+        self._impatience = self._scheduler.clock.callLater(drain, self._loseImpatience)
+        return drained.addCallback(lambda _: self._freed())
+
+    def _loseImpatience(self) -> None:
+        self._impatience = None
+        self._abortAll()
+
+    def _freed(self) -> Deferred[None]:
+        self._abortAll()
+        return self.held.close()
+
+    def _abortAll(self) -> None:
         for run in list(self._runs):
             run.abort()
-        self._dismissErrand()
-        return self.held.close()
 
     def _dismissErrand(self) -> None:
         """Give the last line to a call that has the model for something else than a run: a load may take long."""

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from rkllm_twisted.errors import InternalError, MethodNotFound, RKLLMError
+from rkllm_twisted.errors import InternalError, MethodNotFound, NotPermitted, RKLLMError
 from rkllm_twisted.methods.decoding import ParamsDecoder
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
@@ -81,6 +81,8 @@ class MethodTable:
             method = self.methods.get(call.method)
             if method is None:
                 raise MethodNotFound(call.method)
+            if not call.connection.permits(call.method):
+                raise NotPermitted(f"{call.method} is not allowed on this socket")
             answer = method(call)
         except Exception:  # noqa: BLE001  # whatever it is, it must not reach the transport
             self._fail(Failure(), call)

@@ -14,11 +14,13 @@ from twisted.internet.testing import StringTransport
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rkllm_twisted.access import Access
 from rkllm_twisted.interfaces import IModelBackend
+from rkllm_twisted.methods.roots import Roots
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import makeTable
 from rkllm_twisted.scheduling.scheduler import Scheduler
-from rkllm_twisted.server import ServerFactory, ServerProtocol
+from rkllm_twisted.server import EVERYTHING, ServerFactory, ServerProtocol
 from rkllm_twisted.values import MAX_REPLY
 
 
@@ -61,7 +63,7 @@ class Server:
     Args:
         backend: What runs the models.
         clock: Moves time; the backend's, where that has one.
-        options: Of `ServerFactory`, and ``maxQueue``, ``queueTimeout`` and ``maxReply``.
+        options: Of `ServerFactory`, and ``maxQueue``, ``queueTimeout``, ``maxReply`` and ``roots``.
     """
 
     def __init__(
@@ -71,26 +73,27 @@ class Server:
         maxQueue: int = 64,
         queueTimeout: float | None = None,
         maxReply: int = MAX_REPLY,
+        roots: Roots | None = None,
         **options: Any,
     ) -> None:
         self.clock = clock
         scheduler = Scheduler(clock, maxQueue, queueTimeout)
-        self.runtime = RuntimeMethods(backend, scheduler, maxReply)
+        self.runtime = RuntimeMethods(backend, scheduler, maxReply, roots)
         table = makeTable(self.runtime, scheduler)
         self.factory = ServerFactory(table, clock, **options)
 
-    def connect(self, uid: int = 0) -> Peer:
-        """One more peer."""
-        return Peer(self, uid)
+    def connect(self, uid: int = 0, access: Access = EVERYTHING) -> Peer:
+        """One more peer, at a socket at which only so much is allowed."""
+        return Peer(self, uid, access)
 
 
 class Peer:
     """One connection, seen from the peer's side."""
 
-    def __init__(self, server: Server, uid: int) -> None:
+    def __init__(self, server: Server, uid: int, access: Access) -> None:
         self._server = server
         self.transport = PeerTransport(uid)
-        self.protocol: ServerProtocol = server.factory.buildProtocol(self.transport.getPeer())
+        self.protocol = ServerProtocol(server.factory, access)
         self.protocol.makeConnection(self.transport)
 
     def send(self, data: bytes | dict[str, Any]) -> None:

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import threading
+from array import array
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rkllm_twisted.interfaces import IResultReceiver
-from rkllm_twisted.values import CallState, EncodedResult, RKLLMPerfStat, RKLLMResult
+from rkllm_twisted.values import (
+    CallState,
+    EncodedResult,
+    RKLLMPerfStat,
+    RKLLMResult,
+    RKLLMResultLastHiddenLayer,
+    RKLLMResultLogits,
+)
 
 
 class BrokenPromise(AssertionError):
@@ -49,8 +58,9 @@ class RecordingReceiver:
 
     def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         """See `IResultReceiver`."""
-        self._check(isinstance(result, RKLLMResult), "an encoded result, which this receiver does not read")
-        assert isinstance(result, RKLLMResult)
+        if isinstance(result, EncodedResult):
+            self._check(json.loads(result.body)["_callback_state"] == state, "an encoded result of another state")
+            result = decoded(result)
         self._check(state in (CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING), f"a result with {state!r}")
         waits = state is CallState.RKLLM_RUN_WAITING
         self._check(not waits or result.text is None, f"text in the state WAITING: {result.text!r}")
@@ -82,3 +92,22 @@ class RecordingReceiver:
             raise BrokenPromise("called after the ending")
         if not isKept:
             raise BrokenPromise(what)
+
+
+def decoded(result: EncodedResult) -> RKLLMResult:
+    """The result that was spelled as JSON; its tensors as JSON numbers."""
+    fields = json.loads(result.body)
+    hidden, logits = fields["last_hidden_layer"], fields["logits"]
+    return RKLLMResult(
+        text=fields["text"],
+        token_id=fields["token_id"],
+        last_hidden_layer=RKLLMResultLastHiddenLayer(
+            _floats(hidden["hidden_states"]), hidden["embd_size"], hidden["num_tokens"]
+        ),
+        logits=RKLLMResultLogits(_floats(logits["logits"]), logits["vocab_size"], logits["num_tokens"]),
+        batch_index=fields.get("batch_index"),
+    )
+
+
+def _floats(numbers: list[float] | None) -> bytes | None:
+    return None if numbers is None else array("f", numbers).tobytes()

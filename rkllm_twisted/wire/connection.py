@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from msgspec import Raw, Struct
 
-from rkllm_twisted.errors import Cancelled, InvalidParams, InvalidRequest, ParseError, RKLLMError
+from rkllm_twisted.errors import Cancelled, InvalidParams, InvalidRequest, NotPermitted, ParseError, RKLLMError
 from rkllm_twisted.wire.framing import documentsOf
 from rkllm_twisted.wire.messages import (
     NO_ID,
@@ -70,7 +70,7 @@ class Call:
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
-        if isinstance(error, InvalidParams):
+        if isinstance(error, InvalidParams | NotPermitted):
             error.detail = self.located(error.detail)
         if self.id is not None:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
@@ -126,6 +126,7 @@ class Connection:
         close: Closes the connection once what was written has gone out.
         peer: Who it is; None where the transport cannot tell.
         isCongested: Whether more waits for the peer than may (W-SLOW).
+        permits: Whether the peer may call a method.
     """
 
     def __init__(
@@ -134,10 +135,12 @@ class Connection:
         close: Callable[[], object],
         peer: Peer | None = None,
         isCongested: Callable[[], bool] = lambda: False,
+        permits: Callable[[str], bool] = lambda method: True,
     ) -> None:
         self.write = write
         self.peer = peer
         self.isCongested = isCongested
+        self.permits = permits
         self._close = close
         self._named: dict[bytes | str, Call] = {}
         self._unnamed: set[Call] = set()

@@ -35,6 +35,11 @@ class Framing:
         self._unfinished = bytearray()
         self._tries = 0
 
+    @property
+    def isUnfinished(self) -> bool:
+        """Whether a line has begun that has not ended."""
+        return bool(self._unfinished)
+
     def receive(self, data: bytes) -> Iterator[bytes]:
         """Take the next bytes of the stream.
 

@@ -163,3 +163,86 @@ def test_model_that_is_loaded_too_late_is_freed():
     backend.loads[0].callback(None)
     assert peer.received() == []
     assert not server.runtime.held.isLoaded
+
+
+class Draining:
+    """A server that has been told to stop while a generation of three words runs, at one word a second."""
+
+    def __init__(self, drain, **options):
+        clock = Clock()
+        self.server = Server(ScriptedBackend(clock, interval=1), clock, **options)
+        self.peer, self.other = self.server.connect(), self.server.connect()
+        self.peer.send(INIT)
+        self.peer.send({**RUN, "params": [{"prompt_input": "one two three"}]})
+        assert outcomes(self.peer.received(1)) == [("init", True), ("run", "one")]
+        self.other.send({**RUN, "id": "waiting"})
+        self.done = self.server.runtime.shutDown(drain)
+
+
+def test_running_generation_may_finish():
+    """W-LAST, W-CODES: what waits is refused with -32003 at once, what runs goes on."""
+    draining = Draining(10)
+    assert outcomes(draining.other.received()) == [("waiting", -32003)]
+    assert not draining.done.called
+    messages = draining.peer.received(3)
+    assert outcomes(messages) == [("run", " two"), ("run", " three"), ("run", None)]
+    assert messages[-1]["result"]["finish_reason"] == "stop"
+    assert draining.done.called
+    assert not draining.server.runtime.held.isLoaded
+    assert draining.server.clock.getDelayedCalls() == []
+
+
+def test_new_requests_are_refused_while_it_drains():
+    """W-CODES: -32003; what needs no turn is answered."""
+    draining = Draining(10)
+    draining.other.received()
+    for method in ("rkllm.run", "rkllm.run_async"):
+        assert outcomes(draining.other.ask(method, {"prompt_input": "x"}, id=1)) == [(1, -32003)]
+    assert outcomes(draining.other.ask("rkllm.init", {"model_path": "any"}, id=2)) == [(2, -32003)]
+    assert outcomes(draining.peer.ask("rkllm.clear_kv_cache", 0, id=3)) == [(3, -32003)]
+    [answer] = draining.other.ask("rkllm.is_running")
+    assert answer["result"]["is_running"] is True
+    assert outcomes(draining.peer.received(3))[-1] == ("run", None)
+    assert draining.done.called
+
+
+def test_patience_ends():
+    """The generation is aborted then, and has its last line."""
+    draining = Draining(1.5)
+    messages = draining.peer.received(1.4)
+    assert outcomes(messages) == [("run", " two")]
+    [last] = draining.peer.received(0.2)
+    assert last["result"]["finish_reason"] == "abort"
+    assert draining.done.called
+
+
+def test_client_may_end_the_draining():
+    """W-ABORT, W-GONE."""
+    for end in (lambda peer: peer.ask("rkllm.abort"), lambda peer: peer.disconnect()):
+        draining = Draining(1000)
+        end(draining.peer)
+        draining.other.received()
+        assert draining.done.called
+        assert draining.server.clock.getDelayedCalls() == []
+
+
+def test_draining_with_nothing_that_runs():
+    clock = Clock()
+    server = Server(ScriptedBackend(clock), clock)
+    server.connect().send(INIT)
+    assert server.runtime.shutDown(1000).called
+    assert clock.getDelayedCalls() == []
+
+
+def test_load_in_progress_is_not_drained():
+    """It is no generation: nobody could use the model."""
+    clock = Clock()
+    backend = SlowBackend(clock)
+    server = Server(backend, clock)
+    peer = server.connect()
+    peer.send(INIT)
+    backend.checks[0].callback(None)
+    assert server.runtime.shutDown(1000).called
+    assert outcomes(peer.received()) == [("init", -32003)]
+    backend.loads[0].callback(None)
+    assert not server.runtime.held.isLoaded
