@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import pytest_twisted
 from msgspec import structs
+from twisted.internet import reactor
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.python.failure import Failure
 
 from rkllm_twisted.backends.scripted import ScriptedBackend, ScriptedModel
@@ -38,7 +39,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _flat():
     """Every descriptor that a test opens is closed at its end."""
-    pytest_twisted.blockon(succeed(None))  # the reactor runs from here on, and has opened what it needs for that
+    pytest_twisted.blockon(deferLater(reactor, 0))  # the reactor runs from here on, and has opened what it needs for that
     before = descriptors()
     opened = []
     original = Roots.__init__
