@@ -39,7 +39,7 @@ def place(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _flat():
     """Every descriptor that a test opens is closed at its end."""
-    pytest_twisted.blockon(deferLater(reactor, 0))  # the reactor runs from here on, and has opened what it needs for that
+    pytest_twisted.blockon(deferLater(reactor, 0))  # the reactor runs, and has opened what it needs
     before = descriptors()
     opened = []
     original = Roots.__init__
