@@ -10,6 +10,7 @@ system without such attributes a saved file has to be removed before it can be s
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -20,6 +21,8 @@ from rkllm_twisted.errors import RuntimeCallFailed
 
 MARK = "user.rkllm_twisted.prompt_cache"
 """The name of the extended attribute."""
+ROOM = 1 << 16
+"""Bytes behind the end of a file that need a new block on any file system."""
 
 
 class PromptCacheFile:
@@ -48,7 +51,7 @@ class PromptCacheFile:
         """Move what the library wrote to where it belongs, readable by its owner only.
 
         Raises:
-            RuntimeCallFailed: It wrote nothing, or there is something else now.
+            RuntimeCallFailed: It wrote nothing, or may have lacked the room for all, or there is something else now.
         """
         if not os.path.isfile(self.path) or not os.path.getsize(self.path):
             raise failed(
@@ -57,6 +60,7 @@ class PromptCacheFile:
             )
         _refuseWhatIsNotOurs(self._target)
         try:
+            _checkRoom(self.path)
             _finish(self.path)
             os.replace(self.path, self._target)
         except OSError as error:
@@ -70,6 +74,16 @@ class PromptCacheFile:
 def failed(reason: str) -> RuntimeCallFailed:
     """The error for a prompt cache that cannot be saved."""
     return RuntimeCallFailed(f"the prompt cache cannot be saved: {reason}", function="rkllm_run", status=-1)
+
+
+def _checkRoom(path: str) -> None:
+    """Fail where a file could be no longer than it is: the library does not say whether all of it could be written."""
+    with open(path, "r+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        written = file.write(bytes(ROOM))
+        file.truncate(length)
+    if written != ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _finish(path: str) -> None:
