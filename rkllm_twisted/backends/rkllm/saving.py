@@ -12,11 +12,10 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import stat
-import tempfile
 from contextlib import suppress
 
+from rkllm_twisted.backends.unfinished import Unfinished
 from rkllm_twisted.errors import RuntimeCallFailed
 
 MARK = "user.rkllm_twisted.prompt_cache"
@@ -42,10 +41,10 @@ class PromptCacheFile:
         self._target = target
         _refuseWhatIsNotOurs(target)
         try:
-            self._directory = tempfile.mkdtemp(prefix=".prompt-cache-", dir=os.path.dirname(target) or os.curdir)
+            self._unfinished = Unfinished(os.path.dirname(target) or os.curdir)
         except OSError as error:
             raise failed(os.strerror(error.errno or 0).lower()) from None
-        self.path = os.path.join(self._directory, "saved")
+        self.path = self._unfinished.path
 
     def putInPlace(self) -> None:
         """Move what the library wrote to where it belongs, readable by its owner only.
@@ -68,7 +67,7 @@ class PromptCacheFile:
 
     def close(self) -> None:
         """Remove what was not put in place."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._unfinished.close()
 
 
 def failed(reason: str) -> RuntimeCallFailed:
