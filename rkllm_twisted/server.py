@@ -203,9 +203,12 @@ class ServerFactory(Factory):
         return True
 
     def linger(self, protocol: ServerProtocol) -> None:
-        """The connection is refused and has been told so. As many may linger as may be served: whoever comes in
-        numbers would take every descriptor otherwise. Of more, the first has had the longest time to read its error.
+        """The connection is refused, has been told so, and takes nobody's place any more.
+
+        As many may linger as may be served: whoever comes in numbers would take every descriptor otherwise. Of more,
+        the first has had the longest time to read its error.
         """
+        self._connected.discard(protocol)
         self._lingering[protocol] = None
         if len(self._lingering) > self.maxClients:
             first = next(iter(self._lingering))

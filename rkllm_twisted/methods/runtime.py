@@ -191,10 +191,9 @@ class RuntimeMethods:
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
         if self._drained is not None and not self._runs:
-            drained, self._drained = self._drained, None
             if self._impatience is not None:
                 self._impatience.cancel()
-            drained.callback(None)
+            self._stopDraining(self._drained)
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
         """What was given, over the values that the model was loaded with."""
@@ -254,12 +253,13 @@ class RuntimeMethods:
         if not self._runs or not drain:
             return self._freed()
         drained = self._drained = Deferred()
-        self._impatience = self._scheduler.clock.callLater(drain, self._loseImpatience)
+        # What runs still is aborted then, and not waited for: a prefill may be deaf to it. `destroy` has its own limit.
+        self._impatience = self._scheduler.clock.callLater(drain, lambda: self._stopDraining(drained))
         return drained.addCallback(lambda _: self._freed())
 
-    def _loseImpatience(self) -> None:
-        self._impatience = None
-        self._abortAll()
+    def _stopDraining(self, drained: Deferred[None]) -> None:
+        self._drained = self._impatience = None
+        drained.callback(None)
 
     def _freed(self) -> Deferred[None]:
         self._abortAll()

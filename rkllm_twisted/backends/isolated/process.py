@@ -25,6 +25,8 @@ from rkllm_twisted.values import CallState, EncodedResult, RKLLMResult
 OnResult = Callable[[RKLLMResult | EncodedResult, CallState], None]
 PATIENCE = 1.0
 """Seconds from the end of a child to that of its pipes: another process may have inherited them."""
+STUCK = 10.0
+"""Seconds from SIGKILL to the end of a child. Inside of a driver it lives on until that returns, which may be never."""
 
 
 class ChildProcess(ProcessProtocol):
@@ -55,6 +57,7 @@ class ChildProcess(ProcessProtocol):
         self.gone: Deferred[None] = Deferred()
         self._isUnreadable = False
         self._closing: Any = None
+        self._abandoning: Any = None
         self.lost: BackendLost | None = None
         self.startedAt: float | None = None
         # Unbuffered, C's output too: what a runtime says before it dies is what one wants to know.
@@ -108,7 +111,7 @@ class ChildProcess(ProcessProtocol):
         if fd != RESULTS:
             self._output[fd].received(data)
             return
-        if self._isUnreadable:
+        if self._isUnreadable or self.lost is not None:
             return
         try:
             for kind, call, body in self._reader.receive(data):
@@ -143,12 +146,20 @@ class ChildProcess(ProcessProtocol):
         self.kill()
 
     def kill(self) -> None:
-        """Kill it."""
+        """Kill it. Where that does nothing it counts as ended all the same, and is left to itself."""
         with suppress(ProcessExitedAlready):
             self.transport.signalProcess("KILL")
+            if self._abandoning is None:
+                self._abandoning = self._reactor.callLater(STUCK, self._abandon)
+
+    def _abandon(self) -> None:
+        hung = self._hung or "its end took too long"
+        self.log.critical("the process {pid} cannot be killed: it is left to itself", pid=self.pid)
+        self._end(BackendLost(f"its process hung: {hung}, and it cannot be killed", hung=hung))
 
     def processExited(self, reason: Failure) -> None:
         """It has ended; what is left in its pipes is still to come."""
+        _cancel(self._abandoning)
         self._closing = self._reactor.callLater(PATIENCE, self._closePipes)
 
     def _closePipes(self) -> None:
@@ -157,11 +168,14 @@ class ChildProcess(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """It has ended, and its pipes are read to the end."""
-        if self._closing is not None and self._closing.active():
-            self._closing.cancel()
+        _cancel(self._closing)
         for output in self._output.values():
             output.ended()
-        self.lost = lost = self._lossOf(reason)
+        if self.lost is None:
+            self._end(self._lossOf(reason))
+
+    def _end(self, lost: BackendLost) -> None:
+        self.lost = lost
         self.pid = None
         waiting, self._calls = list(self._calls.values()), {}
         self._ended(lost)  # first, since whoever is told that a call has failed may make the next one at once
@@ -179,6 +193,11 @@ class ChildProcess(ProcessProtocol):
             return BackendLost(f"its process was killed by {name}{why}", signal=name)
         code = 0 if isinstance(ended, ProcessDone) else getattr(ended, "exitCode", None)
         return BackendLost(f"its process ended with the exit code {code}", exit_code=code)
+
+
+def _cancel(delayed: Any) -> None:
+    if delayed is not None and delayed.active():
+        delayed.cancel()
 
 
 def nameOf(number: int) -> str:
