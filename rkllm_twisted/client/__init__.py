@@ -1,4 +1,4 @@
-"""A client of the daemon for any Twisted program: Deferreds, and asynchronous iterators for what streams.
+"""A client of the daemon for any Twisted program: Deferreds, and asynchronous iterators for what streams::
 
     from twisted.internet.task import react
 
