@@ -1,0 +1,475 @@
+"""Writes docs/explanation/lives.md: the states of a run, of a generation in a child, and of a child, from the code.
+
+The real objects are taken through everything that can happen to them, in every state, and what they do
+is written down. A test compares the page with what this writes.
+
+Usage: python scripts/lives.py [DEPTH] >docs/explanation/lives.md
+
+DEPTH is the most events in a row, 8 where it is not given; more must change nothing.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import deque
+from collections.abc import Callable, Iterator
+from textwrap import wrap
+from typing import Any
+from unittest.mock import patch
+
+import msgspec
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.logger import globalLogBeginner
+from twisted.python.failure import Failure
+
+from rkllm_twisted.backends.isolated import calls, keeping
+from rkllm_twisted.backends.isolated.generation import IsolatedGeneration
+from rkllm_twisted.backends.isolated.keeping import KeptChild
+from rkllm_twisted.backends.isolated.limits import Limits
+from rkllm_twisted.errors import BackendLost, ModelLoadFailed, RKLLMError, RuntimeCallFailed
+from rkllm_twisted.methods.runs import Run
+from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.values import NO_PERF, CallState, Delivery, RKLLMParam, RKLLMResult
+from rkllm_twisted.wire.connection import Connection
+from rkllm_twisted.wire.streams import openStream
+
+HEAD = """# The lives of a run, of its generation and of a child
+
+State diagrams, **generated** by `scripts/lives.py`: it takes the real objects through everything that can happen to
+them, in every state, and writes down what becomes of them. A box is a state, an arrow is what happens, and behind "→"
+stands what was said then. What changes nothing has no arrow. Where two arrows that leave a state have the same name,
+what was before decides: a second death, say, or an abort while the run began.
+"""
+START = "[*]"
+Events = dict[str, Callable[[], object]]
+
+
+class Subject:
+    """Something that lives.
+
+    Attributes:
+        title: Its heading.
+        words: What the heading is followed by.
+        said: What it has told others since the last event.
+    """
+
+    title = ""
+    words = ""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def state(self) -> str:
+        """The name of the state that it is in; empty when it has ended."""
+        raise NotImplementedError
+
+    def events(self) -> Events:
+        """What can happen to it now."""
+        raise NotImplementedError
+
+
+class RunLife(Subject):
+    """A run, from its place in the line to its last line. Another turn has the model when it comes."""
+
+    title = "A run"
+    words = (
+        "`rkllm_twisted.methods.runs.Run`, from its place in the line to its last line (W-LAST). That is said once, "
+        "whatever happens after it; in *answered* it has been said, and only the model is not free yet. A deadline is "
+        "the request's own (`deadline`) or that of the line (`--queue-timeout`)."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = Clock()
+        self._scheduler = Scheduler(self._clock, patience=10)
+        self._other = self._scheduler.request("other", lambda turn: None, lambda error: None)
+        self._isCongested = False
+        self._connection = Connection(self._wrote, lambda: None, isCongested=lambda: self._isCongested)
+        [self._call] = self._connection.receive(b'{"jsonrpc":"2.0","id":1,"method":"rkllm.run"}')
+        self._started: Deferred[Any] | None = None
+        self._isAborted = self._hasSaid = self._isGone = False
+        self._run = Run(self._call, openStream(self._call, Delivery()), self._start, lambda run: None)
+        self._call.cancelled = self._run.abort
+        self._run.enter(self._scheduler, deadline=20)
+
+    def _start(self, receiver: object) -> Deferred[Any]:
+        self._started = Deferred()
+        return self._started
+
+    def abort(self) -> None:
+        """It is the generation too."""
+        self._isAborted = True
+
+    def _wrote(self, line: bytes) -> None:
+        answer = msgspec.json.decode(line)
+        result = answer.get("result", {})
+        error = answer.get("error", result.get("error"))
+        if error is not None:
+            self.said.append(f"{error['code']}" + (" in a line with state 3" if result else ""))
+        elif result["_callback_state"] == CallState.RKLLM_RUN_FINISH:
+            self.said.append(f"finish line, {result['finish_reason']}")
+        else:
+            self._hasSaid = True
+            self.said.append("line")
+
+    def state(self) -> str:
+        run = self._run
+        if not run.isRunning:
+            return "" if self._call.isEnded or self._isGone else "waits"
+        if self._isGone:
+            return "nobody is there"
+        if self._call.isEnded:
+            return "answered"
+        if self._isAborted:
+            return "aborted in its answer" if self._hasSaid else "aborted before its answer"
+        if not run.hasRun:
+            return "begins"
+        return "answers" if self._hasSaid else "prefill"
+
+    def events(self) -> Events:
+        events: Events = {
+            "cancelled or aborted": self._call.cancel,
+            "its client is gone": self._leave,
+            "deadline": lambda: self._clock.advance(20 if self._run.isRunning else 10),
+        }
+        if not self._run.isRunning:
+            return {**events, "its turn": self._other.end, "the daemon stops": self._scheduler.close}
+        if not self._run.hasRun:
+            assert self._started is not None
+            return {
+                **events,
+                "begun": lambda: self._started.callback(self),  # type: ignore[union-attr]  # as above
+                "refused": lambda: self._run.generationFailed(failed()),
+            }
+        return {
+            **events,
+            "result": self._result,
+            "result, too much is unread": self._resultTooMuch,
+            "the model has ended": lambda: self._run.generationFinished(
+                NO_PERF, "abort" if self._isAborted else "stop"
+            ),
+            "the model has failed": lambda: self._run.generationFailed(failed()),
+        }
+
+    def _leave(self) -> None:
+        self._isGone = True
+        self._connection.lost()
+
+    def _result(self) -> None:
+        self._run.resultReceived(RKLLMResult(text="so", token_id=1), CallState.RKLLM_RUN_NORMAL)
+
+    def _resultTooMuch(self) -> None:
+        self._isCongested = True
+        self._result()
+
+
+class FakeChild:
+    """A process that does what the events say. Its part of `ChildProcess` is what `KeptChild` and a generation use."""
+
+    def __init__(self, ended: Callable[[BackendLost], object] = lambda lost: None) -> None:
+        self.pid, self.startedAt, self.isIdle = 1, 0.0, True
+        self.gone: Deferred[None] = Deferred()
+        self.isKilled = False
+        self.hung = ""
+        self.calls: list[tuple[str, Deferred[bytes]]] = []
+        self._ended = ended
+
+    def call(self, name: str, *arguments: object, onResult: object = None) -> Deferred[bytes]:
+        """Asked for something."""
+        self.onResult: Any = onResult
+        self.calls.append((name, Deferred()))
+        return self.calls[-1][1]
+
+    def kill(self) -> None:
+        """Its end is another event."""
+        self.isKilled = True
+
+    def hang(self, what: str) -> None:
+        """The same, with the reason."""
+        self.hung = what
+        self.kill()
+
+    def abort(self) -> None:
+        """The run's end is another event."""
+
+    def answer(self, outcome: object) -> None:
+        """The call that it was asked first."""
+        self.calls.pop(0)[1].callback(outcome)  # type: ignore[arg-type]  # a Failure makes it fail
+
+    def end(self) -> None:
+        """As `ChildProcess` does it: first the keeper knows, then whoever waits for an answer."""
+        waiting, self.calls = self.calls, []
+        self._ended(BackendLost("its process was killed by SIGSEGV", signal="SIGSEGV"))
+        for _, done in waiting:
+            done.errback(Failure(BackendLost()))
+        self.gone.callback(None)
+
+
+class GenerationLife(Subject):
+    """A generation in a child process: a first result, others, and how long each step may take."""
+
+    title = "A generation in a child"
+    words = (
+        "`rkllm_twisted.backends.isolated.generation.IsolatedGeneration`. What takes too long costs the child its "
+        "life: prefill (`--prefill-limit`, `--prefill-token-limit`), a token (`--token-limit`), the end of an abort "
+        "(`--abort-limit`). In prefill an abort does not shorten the time, since the NPU's runtime is deaf to it there."
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = Clock()
+        self.limits = Limits()
+        self._child = FakeChild()
+        self._isReady = self._isAborted = self._hasEnded = self._hasResult = False
+        self._ready: Deferred[Any] = Deferred()
+        self._generation = IsolatedGeneration(self._clock, self, self, prefillLimit=60)  # type: ignore[arg-type]  # it is all of them
+        self._generation.start("run").addBoth(self._generation.ended)
+
+    def ready(self) -> Deferred[Any]:
+        """As of `KeptChild`."""
+        return self._ready
+
+    def resultReceived(self, result: object, state: CallState) -> None:
+        """As of `IResultReceiver`."""
+        self._hasResult = True
+        self.said.append("result")
+
+    def generationFinished(self, perf: object, reason: str | None) -> None:
+        """As of `IResultReceiver`."""
+        self._hasEnded = True
+        self.said.append(f"finished, {reason}")
+
+    def generationFailed(self, failure: Failure) -> None:
+        """As of `IResultReceiver`."""
+        self._hasEnded = True
+        self.said.append(f"failed, {failure.value.code}")
+
+    def state(self) -> str:
+        if self._hasEnded:
+            return ""
+        if self._child.isKilled:
+            return "child is killed"
+        if not self._isReady:
+            return "waits for a child"
+        step = "decode" if self._hasResult else "prefill"
+        return f"aborted in {step}" if self._isAborted else step
+
+    def events(self) -> Events:
+        if not self._isReady:
+            return {"aborted": self._abort, "ready": self._become, "no child will come": self._lose}
+        dies: Events = {"the child has ended": self._child.end}
+        if self._child.isKilled:
+            return dies
+        end = calls.packAnswer(calls.RunEnd("stop", NO_PERF, False))
+        return {
+            **dies,
+            "aborted": self._abort,
+            "result": lambda: self._child.onResult(RKLLMResult(text="so"), CallState.RKLLM_RUN_NORMAL),
+            "the run has returned": lambda: self._child.answer(end),
+            "the run has failed": lambda: self._child.answer(failed()),
+            "too long": self._wait,
+        }
+
+    def _abort(self) -> None:
+        self._isAborted = True
+        self._generation.abort()
+        self._clock.advance(0)
+
+    def _become(self) -> None:
+        self._isReady = True
+        self._ready.callback(self._child)
+
+    def _lose(self) -> None:
+        self._ready.errback(Failure(BackendLost()))
+
+    def _wait(self) -> None:
+        started = self._clock.seconds()
+        while not self._child.isKilled:
+            self._clock.advance(1)
+        self.said.append(f"after {self._clock.seconds() - started:.0f} s: {self._child.hung}")
+
+
+class ChildLife(Subject):
+    """The child that is kept for a model. The second death in a row is one too many here; see --max-crashes."""
+
+    title = "A child"
+    words = (
+        "`rkllm_twisted.backends.isolated.keeping.KeptChild`: one process at a time, for as long as the model is "
+        "loaded. *Returning* is a new process, in which is done again what the journal says: the model, its adapters, "
+        "template, tools and prompt cache. For this diagram `--max-crashes` is 2."
+    )
+    LIMITS = Limits(crashes=2, memory=100)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._clock = Clock()
+        self._children: list[FakeChild] = []
+        self._size = 0
+        self._isStartable = True
+        self._isLoaded = self._isRetired = False
+        with self._measured():
+            self._kept = KeptChild(self._clock, self._spawn, self.LIMITS)  # type: ignore[arg-type]  # stands for a process
+            self._kept.start(RKLLMParam(model_path="any", max_context_len=512, max_new_tokens=-1)).addCallbacks(
+                self._loaded, self._notLoaded
+            )
+
+    def _measured(self) -> Any:
+        return patch.object(keeping, "residentBytes", lambda pid: self._size)
+
+    def _spawn(self, ended: Callable[[BackendLost], object]) -> FakeChild:
+        if not self._isStartable:
+            raise OSError(11, "Resource temporarily unavailable")
+        self._children.append(FakeChild(lambda lost: self._lost(lost, ended)))
+        return self._children[-1]
+
+    def _lost(self, lost: BackendLost, ended: Callable[[BackendLost], object]) -> None:
+        ended(lost)
+        self.said.append("restarting" if lost.data["restarting"] else "not restarting")
+
+    def _loaded(self, outcome: object) -> None:
+        self._isLoaded = True
+
+    def _notLoaded(self, failure: Failure) -> None:
+        self.said.append(f"rkllm.init fails with {codeOf(failure)}")
+
+    @property
+    def _child(self) -> FakeChild:
+        return self._children[-1]
+
+    def state(self) -> str:
+        if self._child.gone.called:
+            return ""
+        if self._child.isKilled:
+            return "killed for good" if self._kept._givenUp or not self._isLoaded else "killed"
+        if not self._isLoaded:
+            return "loading"
+        if not self._kept.isReady:
+            return "returning"
+        return "ready, the last" if self._isRetired else "ready"
+
+    def events(self) -> Events:
+        events: Events = {
+            "it has died": self._child.end,
+            "the model is destroyed": self._kept.stop,
+        }
+        if self._isLoaded and not self._isRetired and not self._kept._givenUp:
+            events["it has died, no process can be started"] = self._endForGood
+        if self._child.isKilled:
+            return events
+        if self._child.calls:
+            events["done"] = lambda: self._child.answer(b"")
+            events["the model does not load"] = lambda: self._child.answer(Failure(ModelLoadFailed("no memory")))
+            events["too long"] = lambda: self._clock.advance(self.LIMITS.init)
+        if self._kept.isReady:
+            events["too large, and idle"] = self._grow
+            events["destroy is asked for"] = self._retire
+        return {name: self._measuring(event) for name, event in events.items()}
+
+    def _measuring(self, event: Callable[[], object]) -> Callable[[], object]:
+        def happens() -> None:
+            with self._measured():
+                event()
+
+        return happens
+
+    def _endForGood(self) -> None:
+        self._isStartable = False
+        self._child.end()
+
+    def _grow(self) -> None:
+        self._size = 1000
+        self._kept.exchangeIfLarge()
+        self._size = 0
+
+    def _retire(self) -> None:
+        self._isRetired = True
+        self._kept.retire()
+
+
+def failed() -> Failure:
+    """What a runtime may fail with."""
+    return Failure(RuntimeCallFailed(function="rkllm_run", status=-1))
+
+
+def codeOf(failure: Failure) -> int:
+    """The code that a client sees."""
+    assert isinstance(failure.value, RKLLMError)
+    return failure.value.code
+
+
+Arrow = tuple[str, str, str]
+"""From a state to a state, and what is written at it."""
+
+
+def explore(kind: type[Subject], depth: int) -> list[Arrow]:
+    """Everything that can become of one.
+
+    Args:
+        kind: Of what.
+        depth: The most events in a row. More than a life has states is enough.
+    """
+    first = kind().state()
+    arrows: dict[Arrow, None] = {(START, first, ""): None}
+    paths: deque[list[str]] = deque([[]])
+    seen = set()
+    while paths:
+        path = paths.popleft()
+        before = lived(kind, path)
+        known = before.state(), tuple(before.events()), tuple(path[-2:])
+        if not before.state() or len(path) == depth or known in seen:
+            continue
+        seen.add(known)
+        for event in before.events():
+            after = lived(kind, [*path, event])
+            name = after.state() or START
+            if name != before.state() or after.said:
+                arrows[(before.state(), name, ": ".join([event, *([", ".join(after.said)] if after.said else [])]))] = (
+                    None
+                )
+            paths.append([*path, event])
+    return list(arrows)
+
+
+def lived(kind: type[Subject], path: list[str]) -> Subject:
+    """A new one, to which all this has happened; it says what it said of the last event."""
+    subject = kind()
+    for event in path:
+        subject.said.clear()
+        subject.events()[event]()
+    return subject
+
+
+def diagram(arrows: list[Arrow]) -> Iterator[str]:
+    """In Mermaid's words."""
+    yield "```mermaid"
+    yield "stateDiagram-v2"
+    names = list(dict.fromkeys(name for arrow in arrows for name in arrow[:2] if name != START))
+    ids = {START: START, **{name: f"s{number}" for number, name in enumerate(names)}}
+    for name in names:
+        yield f'    state "{name}" as {ids[name]}'
+    for (before, after), labels in joined(arrows).items():
+        said = "<br/>".join(label.replace(": ", " → ") for label in labels if label)
+        yield f"    {ids[before]} --> {ids[after]}" + (f": {said}" if said else "")
+    yield "```"
+
+
+def joined(arrows: list[Arrow]) -> dict[tuple[str, str], list[str]]:
+    """All that leads from one state to another is one arrow."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for before, after, label in arrows:
+        found.setdefault((before, after), []).append(label)
+    return found
+
+
+def lines(depth: int) -> Iterator[str]:
+    """Those of the page."""
+    yield from HEAD.splitlines()
+    for kind in (RunLife, GenerationLife, ChildLife):
+        yield from ("", f"## {kind.title}", "", *wrap(kind.words, 120), "")
+        yield from diagram(explore(kind, depth))
+
+
+if __name__ == "__main__":
+    globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False)
+    sys.stdout.writelines(f"{line}\n" for line in lines(*map(int, sys.argv[1:] or [8])))
