@@ -5,9 +5,9 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests benchmarks scripts
+SOURCES := rkllm_twisted twisted tests benchmarks scripts docs
 
-.PHONY: help run test check soak format reference native sanitize valgrind aarch64 clean
+.PHONY: help run test check soak format reference docs native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /make \1\t/' | expand -t 14
@@ -33,8 +33,15 @@ format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-reference: $(VENV)/.test  ## Write docs/reference/methods.md anew
+reference: $(VENV)/.test  ## Write the pages anew that are made from the code
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
+	@$(BIN)/python scripts/transcripts.py >docs/reference/transcripts.md
+	@$(BIN)/python scripts/lives.py >docs/explanation/lives.md
+
+docs: $(VENV)/.docs  ## Build the site of the documentation, and that of the API in it, in build/docs
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
+	@$(BIN)/pydoctor
+	@echo build/docs/index.html
 
 native: $(VENV)/.test  ## Test the stand-in of the NPU's runtime (tests/native)
 	@$(BIN)/python -m pytest --quiet tests/native $(ARGS)
@@ -65,4 +72,8 @@ $(VENV)/.run: $(BIN)/python setup.cfg pyproject.toml requirements/model.txt
 
 $(VENV)/.test: $(VENV)/.run
 	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,test,check]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	@scripts/step "installing what the docs need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
 	@touch $@
