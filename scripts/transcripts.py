@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from textwrap import wrap
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def section(one: Transcript) -> Iterator[str]:
     """A transcript; the site has the file itself there, the repository a link to it."""
     played = PLAYED[one.path.parent.name if one.path.parent != FILES else ""]
     path = f"../../{one.path.relative_to(ROOT)}"
-    yield from ("", f"## {one.name}", "", f"{one.summary} {played} [The file]({path})")
+    yield from ("", f"## {one.name}", "", *wrap(f"{one.summary} {played}", 120), f"[The file]({path})")
     yield from ("", f"```{{literalinclude}} {path}", "```")
 
 
