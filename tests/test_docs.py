@@ -11,6 +11,7 @@ What each kind of fence is for:
 
 import importlib.util
 import os
+import pkgutil
 import re
 import shlex
 import shutil
@@ -54,7 +55,7 @@ NOT_RUN = {
     "README.md": "what a run of `make run` looks like, which CI runs",
     "first-token.md": "makes a virtual environment, as the Makefile does; at the end, needs a board",
     "board.md": "needs a board, the vendor's library, or root",
-    "deploy.md": "needs root and systemd; the units and the options in them are looked at by test_units.py and here",
+    "deploy.md": "needs root and systemd; the units and the options in them are looked at by test_systemd_units.py and here",
     "abi.md": "needs the vendor's library",
     "fuzz.md": "what came out of a run that takes minutes",
 }
@@ -171,6 +172,11 @@ def checkOptions(words):
     assert len(words) % 2 == 0, words
 
 
+def test_every_reason_is_needed():
+    pages = {page.name for page in PAGES for language, text in fences(page) if language == "text" and commandsIn(text)}
+    assert pages == set(NOT_RUN)
+
+
 def test_options_that_do_not_exist_are_seen():
     with pytest.raises(AssertionError):
         checkOptions(["--lisen", "unix:/tmp/rkllm.sock"])
@@ -199,6 +205,22 @@ def test_links_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_names_of_the_package_exist():
+    named = {name for page in PAGES for name in re.findall(r"`(rkllm_twisted(?:\.\w+)+)`", page.read_text())}
+    assert len(named) > 10
+    logged = {"rkllm_twisted.runtime"}  # the name of a logger
+    for name in sorted(named - logged):
+        pkgutil.resolve_name(name)
+
+
+def test_files_that_are_named_exist():
+    for page in PAGES:
+        prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+        for path in re.findall(r"`((?:rkllm_twisted|tests|scripts|benchmarks|packaging|docs)/[\w/.-]*)`", prose):
+            if path != "scripts/fix_freq_rk3588.sh":  # of the vendor's repository
+                assert (ROOT / path).exists(), f"{page.name}: {path}"
 
 
 def test_no_empty_page():
