@@ -55,7 +55,7 @@ NOT_RUN = {
     "README.md": "what a run of `make run` looks like, which CI runs",
     "first-token.md": "makes a virtual environment, as the Makefile does; at the end, needs a board",
     "board.md": "needs a board, the vendor's library, or root",
-    "deploy.md": "needs root and systemd; the units and the options in them are looked at by test_systemd_units.py and here",
+    "deploy.md": "needs root and systemd; test_systemd_units.py looks at the units, this one at the options",
     "abi.md": "needs the vendor's library",
     "fuzz.md": "what came out of a run that takes minutes",
 }
