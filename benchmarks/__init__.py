@@ -1,0 +1,17 @@
+"""What the daemon costs, measured against programs that do the least possible.
+
+The rooms::
+
+    __main__.py     `python -m benchmarks`: all of it, or some rows, or one quick round
+    native/         C: the load generator, and an echo
+    bare/           Twisted: the least for a call, the least for a stream
+    building.py     compiles what is C
+    servers.py      starts and watches the daemon and the others
+    load.py         calls the load generator
+    sides.py        which servers take turns
+    rows.py         a row of the table: what is measured, of whom, against what goal
+    calls.py, streams.py, tensors.py, scale.py     the rows
+    rounds.py       turns and rounds, medians and ratios
+    report.py       the table, and JSON; plots.py: figures
+    counting.py     instructions instead of time, against a baseline
+"""
