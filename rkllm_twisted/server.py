@@ -79,6 +79,7 @@ class ServerProtocol(LineReceiver):
         if self._lingering is not None:
             return
         hasEnded = False
+        self._outbox.hold()
         try:
             for line in self._framing.receive(data):
                 hasEnded = True
@@ -86,6 +87,8 @@ class ServerProtocol(LineReceiver):
         except LineTooLong:
             limit = self.factory.maxLine
             self._refuse(InvalidRequest(f"a line may have {limit} bytes, this one is longer"))
+        finally:
+            self._outbox.release()
         if self._framing.isUnfinished or self._unfinished is not None:
             self._limitLine(hasEnded)
 

@@ -40,17 +40,21 @@ class Call:
         batch: The batch that it came in, which takes its answer.
     """
 
+    __slots__ = ("__weakref__", "batch", "cancelled", "connection", "id", "isEnded", "key", "locate", "method", "params")
+
     def __init__(self, connection: Connection, request: Request, batch: Batch | None = None) -> None:
         self.connection = connection
         self.batch = batch
         self.method = request.method
         self.params = request.params
         self.id = request.id
+        self.key: bytes | str | None = None if request.id is None or request.id == NO_ID else idKey(request.id)
+        """What is the same for every spelling of its id; None if it has none."""
         self.isEnded = False
         self.cancelled: Callable[[], object] | None = None
         """What to do when nobody wants the answer any more; set by whoever carries the call out."""
-        self.located: Callable[[str], str] = str
-        """Turns the detail of an InvalidParams that names a parameter into one that names its place in the params."""
+        self.locate: Callable[[bytes, str], str] | None = None
+        """Given the params, turns the detail of an error that names a parameter into one that names its place there."""
 
     def send(self, result: bytes) -> None:
         """Write a line that is not the last."""
@@ -70,8 +74,8 @@ class Call:
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
-        if isinstance(error, InvalidParams | NotPermitted):
-            error.detail = self.located(error.detail)
+        if self.locate is not None and isinstance(error, InvalidParams | NotPermitted):
+            error.detail = self.locate(self.params, error.detail)
         if self.id is not None:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
             self._write(errorLine(NO_ID if error.code == -32700 else self.id, error))
@@ -182,13 +186,13 @@ class Connection:
 
     def _open(self, request: Request, batch: Batch | None) -> list[Call]:
         call = Call(self, request, batch)
-        if request.id is None or request.id == NO_ID:
+        if call.key is None:
             self._unnamed.add(call)
-        elif (key := idKey(request.id)) not in self._named:
-            self._named[key] = call
+        elif call.key not in self._named:
+            self._named[call.key] = call
         else:
             # Its id is that of another request, so it is answered as if it had none.
-            twice = InvalidRequest("$.id: a request with this id is in flight", id=Raw(request.id))
+            twice = InvalidRequest("$.id: a request with this id is in flight", id=Raw(request.id or NO_ID))
             (self if batch is None else batch).write(errorLine(NO_ID, twice))
             if batch is not None:
                 batch.entryEnded()
@@ -205,11 +209,12 @@ class Connection:
 
     def callEnded(self, call: Call) -> None:
         """The call has written its last line."""
-        if call.id is None or call.id == NO_ID:
+        if call.key is None:
             self._unnamed.discard(call)
         else:
-            del self._named[idKey(call.id)]
-        self._closeIfDone()
+            del self._named[call.key]
+        if not self._expectsMore:
+            self._closeIfDone()
 
     def finishReading(self) -> None:
         """The peer sends nothing more (W-HALFCLOSE): close when every call has ended."""
