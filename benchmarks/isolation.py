@@ -112,10 +112,11 @@ class Measuring:
         self.ended = Deferred()
         self._spell = Spelling(Delivery()).result
 
-    def resultReceived(self, result, state):
-        body = self._spell(result, state)
-        # {"text":"00000012345678901234",...
-        self.latencies.append(time.perf_counter_ns() - int(body[9:29]))
+    def resultsReceived(self, results):
+        for result, state in results:
+            body = self._spell(result, state)
+            # {"text":"00000012345678901234",...
+            self.latencies.append(time.perf_counter_ns() - int(body[9:29]))
 
     def generationFinished(self, perf, reason):
         self.ended.callback(self)

@@ -462,6 +462,11 @@ class RKLLMResult(Struct, frozen=True):
     batch_index: int | None = None
     """Which of the inputs of a batch this is of; None where there is one input only."""
 
+    @property
+    def isToken(self) -> bool:
+        """Whether it is about a token."""
+        return self.token_id >= 0
+
 
 class EncodedResult(Struct, frozen=True):
     """A result that was spelled as JSON where it was born; it goes into its line without being parsed."""

@@ -40,7 +40,7 @@ class Call:
         batch: The batch that it came in, which takes its answer.
     """
 
-    __slots__ = ("__weakref__", "batch", "cancelled", "connection", "id", "isEnded", "key", "locate", "method", "params")
+    __slots__ = ("batch", "cancelled", "connection", "id", "isEnded", "key", "locate", "method", "params")
 
     def __init__(self, connection: Connection, request: Request, batch: Batch | None = None) -> None:
         self.connection = connection
@@ -131,6 +131,8 @@ class Connection:
         peer: Who it is; None where the transport cannot tell.
         isCongested: Whether more waits for the peer than may (W-SLOW).
         permits: Whether the peer may call a method.
+        hold: What is written from here on may be kept until the release.
+        release: What was kept is to be sent.
     """
 
     def __init__(
@@ -140,8 +142,12 @@ class Connection:
         peer: Peer | None = None,
         isCongested: Callable[[], bool] = lambda: False,
         permits: Callable[[str], bool] = lambda method: True,
+        hold: Callable[[], object] = lambda: None,
+        release: Callable[[], object] = lambda: None,
     ) -> None:
         self.write = write
+        self.hold = hold
+        self.release = release
         self.peer = peer
         self.isCongested = isCongested
         self.permits = permits

@@ -30,9 +30,9 @@ _NO_TENSORS = (
     b',"last_hidden_layer":{"hidden_states":null,"embd_size":0,"num_tokens":0}'
     b',"logits":{"logits":null,"vocab_size":0,"num_tokens":0}'
 )
-_TEXT_ONLY_END = {
-    state: b'%b,"perf":%b,"_callback_state":%d}' % (_NO_TENSORS, encode(NO_PERF), state) for state in CallState
-}
+_TEXT_ONLY_END = tuple(
+    b'%b,"perf":%b,"_callback_state":%d}' % (_NO_TENSORS, encode(NO_PERF), state) for state in range(len(CallState))
+)
 
 
 class Spelling:
