@@ -104,7 +104,10 @@ class Outbox:
 
     def write(self, data: bytes) -> None:
         """Write, now or when the peer has read what came before."""
-        if self._isHeld or self._isPaused or len(data) > PIECE:
+        if self._isHeld and len(data) <= PIECE:
+            self._waiting.append(data)
+            self._length += len(data)
+        elif self._isHeld or self._isPaused or len(data) > PIECE:
             self._keep(data)
         else:
             self._pass(data)
@@ -116,9 +119,13 @@ class Outbox:
     def release(self) -> None:
         """Write what has been held."""
         self._isHeld = False
-        if self._waiting and not self._isPaused:
+        if not self._waiting:
+            return
+        if not self._isPaused:
             self._pass(self._taken())
-        self._flush()
+        if self._waiting or self._isHeldUp or self._emptied is not None:
+            self._flush()
+            self._holdUpIfCongested()
 
     def whenEmpty(self, emptied: Callable[[], object]) -> None:
         """Write nothing more, and call this when all that waits has been given to the transport."""
@@ -177,7 +184,11 @@ class Outbox:
         self._length += len(data)
         if not self._isPaused and not self._isHeld:
             self._flush()
-        elif self.isCongested() and not self._isHeldUp:
+        else:
+            self._holdUpIfCongested()
+
+    def _holdUpIfCongested(self) -> None:
+        if self.isCongested() and not self._isHeldUp:
             self._isHeldUp = True
             self._transport.pauseProducing()
 

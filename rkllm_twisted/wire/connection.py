@@ -40,11 +40,12 @@ class Call:
         batch: The batch that it came in, which takes its answer.
     """
 
-    __slots__ = ("batch", "cancelled", "connection", "id", "isEnded", "key", "locate", "method", "params")
+    __slots__ = ("_target", "batch", "cancelled", "connection", "id", "isEnded", "key", "locate", "method", "params")
 
     def __init__(self, connection: Connection, request: Request, batch: Batch | None = None) -> None:
         self.connection = connection
         self.batch = batch
+        self._target: Connection | Batch = connection if batch is None else batch
         self.method = request.method
         self.params = request.params
         self.id = request.id
@@ -58,37 +59,32 @@ class Call:
 
     def send(self, result: bytes) -> None:
         """Write a line that is not the last."""
-        if self.id is not None:
-            self._write(resultLine(self.id, result))
+        if self.id is not None and not self.isEnded:
+            self._target.write(resultLine(self.id, result))
 
     def notify(self, method: bytes, params: bytes) -> None:
         """Write a notification that belongs to this call."""
-        if self.id is not None:
-            self._write(notificationLine(method, params))
+        if self.id is not None and not self.isEnded:
+            self._target.write(notificationLine(method, params))
 
     def finish(self, result: bytes) -> None:
         """Write the last line."""
-        if self.id is not None:
-            self._write(resultLine(self.id, result))
+        self.send(result)
         self._end()
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
         if self.locate is not None and isinstance(error, InvalidParams | NotPermitted):
             error.detail = self.locate(self.params, error.detail)
-        if self.id is not None:
+        if self.id is not None and not self.isEnded:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
-            self._write(errorLine(NO_ID if error.code == -32700 else self.id, error))
+            self._target.write(errorLine(NO_ID if error.code == -32700 else self.id, error))
         self._end()
 
     def cancel(self) -> None:
         """Say that the answer is not wanted any more; the last line still comes, as W-CANCEL has it."""
         if not self.isEnded and self.cancelled is not None:
             self.cancelled()
-
-    def _write(self, line: bytes) -> None:
-        if not self.isEnded:
-            (self.connection if self.batch is None else self.batch).write(line)
 
     def _end(self) -> None:
         if not self.isEnded:
