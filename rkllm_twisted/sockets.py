@@ -76,7 +76,7 @@ class Outbox:
     than the limit is not read from until it has read: it could ask for more and more otherwise.
 
     What can be sent to a Unix socket at once is: Twisted would keep it until the next turn of the reactor, and ask the
-    kernel three times more for it. That is RATIO of a call's time.
+    kernel three times more for it. That is a quarter of a call's time.
 
     Args:
         transport: Where it goes.

