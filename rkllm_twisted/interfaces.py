@@ -96,8 +96,8 @@ class IRuntimeModel(Interface):
 
         With ``keep_history`` it goes on behind the runs before it that kept their history, without it it begins anew
         and ends that history. With ``lora_params`` it uses the adapter of that name, without it the model alone. With
-        ``save_prompt_cache`` it writes the prompt's KV cache to a file; one that was loaded changes no answer.
-        ``sampling_params`` count for this run only.
+        ``save_prompt_cache`` it writes the prompt's KV cache to a file; with one that was loaded an answer is
+        the same but for rounding. ``sampling_params`` count for this run only.
 
         Returns:
             Why it ended: ``"stop"``, ``"length"`` or ``"abort"``; None where the runtime does not tell.

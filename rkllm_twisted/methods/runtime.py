@@ -31,7 +31,7 @@ from rkllm_twisted.values import (
     RKLLMInput,
     samplingOf,
 )
-from rkllm_twisted.wire.connection import Call
+from rkllm_twisted.wire.connection import Call, Connection
 from rkllm_twisted.wire.streams import LineStream, openStream
 
 
@@ -98,7 +98,9 @@ class RuntimeMethods:
         file = self._modelFile(param.model_path)
         checked = maybeDeferred(self._backend.checkParam, structs.replace(param, model_path=file.path))
         # It has its place in the line from now on, or a run in the same packet would come before it.
-        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param, file)))
+        errand = self.held.errand(
+            call, lambda: checked.addCallback(lambda _: self.held.load(param, file, call.connection))
+        )
         checked.addErrback(errand.giveUp)
         return errand.done.addErrback(file.failed)
 
@@ -219,11 +221,11 @@ class RuntimeMethods:
 
     def destroy(self, call: Call, params: NoParams) -> Deferred[Answer]:
         """Free the model."""
-        return self.held.inTurn(call, self._destroyed)
+        return self.held.inTurn(call, lambda: self._destroyed(call.connection))
 
-    def _destroyed(self) -> Deferred[Answer]:
+    def _destroyed(self, by: Connection) -> Deferred[Answer]:
         self.held.model()
-        return self.held.unload().addCallback(lambda _: success("model destroyed"))
+        return self.held.unload(by).addCallback(lambda _: success("model destroyed"))
 
     @property
     def state(self) -> str:
