@@ -104,10 +104,7 @@ class Outbox:
 
     def write(self, data: bytes) -> None:
         """Write, now or when the peer has read what came before."""
-        if self._isHeld and len(data) <= PIECE:
-            self._waiting.append(data)
-            self._length += len(data)
-        elif self._isHeld or self._isPaused or len(data) > PIECE:
+        if self._isHeld or self._isPaused or len(data) > PIECE:
             self._keep(data)
         else:
             self._pass(data)
@@ -119,13 +116,9 @@ class Outbox:
     def release(self) -> None:
         """Write what has been held."""
         self._isHeld = False
-        if not self._waiting:
-            return
-        if not self._isPaused:
+        if self._waiting and not self._isPaused:
             self._pass(self._taken())
-        if self._waiting or self._isHeldUp or self._emptied is not None:
-            self._flush()
-            self._holdUpIfCongested()
+        self._flush()
 
     def whenEmpty(self, emptied: Callable[[], object]) -> None:
         """Write nothing more, and call this when all that waits has been given to the transport."""
@@ -184,22 +177,14 @@ class Outbox:
         self._length += len(data)
         if not self._isPaused and not self._isHeld:
             self._flush()
-        else:
-            self._holdUpIfCongested()
-
-    def _holdUpIfCongested(self) -> None:
-        if self.isCongested() and not self._isHeldUp:
+        elif self.isCongested() and not self._isHeldUp:
             self._isHeldUp = True
             self._transport.pauseProducing()
 
     def _taken(self) -> bytes:
         """The first that waits, and what fits into the same piece with it."""
-        first = self._waiting.popleft()
-        size = len(first)
-        if not self._waiting and isinstance(first, bytes):
-            self._length -= size
-            return first
-        taken = [first]
+        taken = [self._waiting.popleft()]
+        size = len(taken[0])
         while self._waiting and size + len(self._waiting[0]) <= PIECE:
             taken.append(self._waiting.popleft())
             size += len(taken[-1])
