@@ -25,7 +25,6 @@ The rooms, from the outside in::
 from __future__ import annotations
 
 import os
-import platform
 
 from rkllm_twisted.backends.rkllm.searching import NoLibrary, findLibrary
 from rkllm_twisted.interfaces import IRuntime
@@ -40,11 +39,11 @@ def unusable() -> str | None:
     except NoLibrary as reason:
         return str(reason)
     from rkllm_twisted.backends.rkllm.detection import detect
-    from rkllm_twisted.backends.rkllm.elf import foreignMachine
+    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
 
     problem = detect(path, probe=False).problem
-    if problem is None and (machine := foreignMachine(path)):
-        problem = f"it is for {machine}, and this machine is {platform.machine()}"
+    if problem is None and machineOf(path) != thisMachine():
+        problem = f"it is for {machineOf(path)}, and this Python is for {thisMachine()}"
     return None if problem is None else f"{path}: {problem}"
 
 

@@ -15,7 +15,9 @@ What they say together is one family, or a problem in words. Nothing is guessed.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from pathlib import Path
 
 from msgspec import Struct
@@ -118,7 +120,9 @@ def choose(finding: Finding, abi: str | None) -> Family:
 
 
 def _contents(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # or a pipe waits
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotALibrary("it is not a file")
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise NotALibrary(f"too large for a library: more than {_LARGEST >> 20} MB")

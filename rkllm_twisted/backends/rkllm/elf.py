@@ -6,10 +6,11 @@ Layout: the ELF specification of the System V ABI, chapter 4; ``man 5 elf``.
 
 from __future__ import annotations
 
-import platform
 import struct
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 MACHINES = {183: "aarch64", 62: "x86_64", 40: "arm", 3: "i386", 243: "riscv64"}
 """EM_AARCH64 and others, under the names of ``uname -m``."""
@@ -39,16 +40,25 @@ class SharedObject:
 
     @property
     def fitsThisMachine(self) -> bool:
-        """Whether this machine can run it."""
-        return self.machine == platform.machine()
+        """Whether this interpreter can open it."""
+        return self.machine == thisMachine()
 
 
-def foreignMachine(path: str) -> str | None:
-    """The machine that a shared object is for, if it is not this one."""
+@cache
+def thisMachine() -> str:
+    """Whom this interpreter is for. Under a kernel for 64 bits, which ``uname -m`` speaks of, it may be for 32."""
+    return machineOf(sys.executable)
+
+
+def machineOf(path: str) -> str:
+    """Whom a program or a shared object is for.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     with open(path, "rb") as file:
         head = file.read(20)
-    machine = MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
-    return None if machine == platform.machine() else machine
+    return MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
 
 
 def readSharedObject(data: bytes) -> SharedObject:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import platform
 import re
 import struct
@@ -250,9 +251,12 @@ def test_nobody_can_say_what_is_no_library(tmp_path):
 def test_file_that_is_no_runtime(tmp_path, compileLibrary):
     (tmp_path / "text").write_text("not a library")
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
     cases = {
         tmp_path / "missing": "it cannot be read: No such file or directory",
         tmp_path: "it cannot be read: Is a directory",
+        tmp_path / "pipe": "it is not a file",
+        Path("/dev/zero"): "it is not a file",
         tmp_path / "text": "not an ELF file",
         tmp_path / "empty": "not an ELF file",
         compileLibrary(["something_else"]): "it exports no rkllm_init, so it is not an RKLLM runtime",

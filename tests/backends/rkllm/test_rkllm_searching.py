@@ -108,7 +108,7 @@ def test_library_for_another_machine_is_not_taken(elsewhere, monkeypatch, tmp_pa
     data[18:20] = struct.pack("<H", 243)
     (tmp_path / "foreign.so").write_bytes(data)
     monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "foreign.so"))
-    assert "foreign.so: it is for riscv64, and this machine is" in rkllm.unusable()
+    assert "foreign.so: it is for riscv64, and this Python is for" in rkllm.unusable()
 
 
 def test_library_that_is_none_is_not_taken(elsewhere, monkeypatch, tmp_path):
