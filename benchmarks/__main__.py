@@ -16,10 +16,13 @@ from benchmarks.building import build
 from benchmarks.calls import CALLS
 from benchmarks.report import HEAD, asJson, lineOf, machine, machineLine, sidesOf
 from benchmarks.rows import Measurement
+from benchmarks.scale import SCALE
+from benchmarks.sizes import SIZES
 from benchmarks.stage import Stage
 from benchmarks.streams import STREAMS
+from benchmarks.tensors import TENSORS
 
-MEASUREMENTS = (*CALLS, *STREAMS)
+MEASUREMENTS = (*CALLS, *STREAMS, *TENSORS, *SIZES, *SCALE)
 QUICK = 0.05
 """Of the full length, what a quick turn has."""
 
@@ -60,9 +63,10 @@ def main() -> None:
     measurements = [each for each in MEASUREMENTS if not given.names or each.name in given.names]
     described = machine()
     print(machineLine(described))
+    other = given.against and given.against.resolve()
     rounds, effort = (2, QUICK) if given.quick else (given.rounds, 1.0)
     with tempfile.TemporaryDirectory() as directory:
-        stage = Stage(build(Path(directory)), Path(directory), rounds, effort, given.against and given.against.resolve())
+        stage = Stage(build(Path(directory)), Path(directory), rounds, effort, other)
         try:
             done = measure(stage, measurements, given.sides)
         finally:
