@@ -155,17 +155,8 @@ def daemon(
         prefix: Words before its command.
     """
     backend = f"rkllm:library={built.library}"
-    command = [
-        *prefix,
-        *TWISTD,
-        "rkllm",
-        "--backend",
-        backend,
-        "--isolation",
-        isolation,
-        "--listen",
-        "unix:{path}:backlog=1024",
-    ]
+    command = [*prefix, *TWISTD, "rkllm", "--backend", backend, "--isolation", isolation]
+    command += ["--listen", "unix:{path}:backlog=1024"]
     path = directory / f"{name}.sock"
     return Server(name, [*command, *options], path, "Server started successfully", checkout, built.environment)
 
