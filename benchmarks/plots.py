@@ -1,6 +1,6 @@
 """Figures of what was measured: how times are distributed, and what a call costs the more there is of something.
 
-    python -m benchmarks.plots RESULTS.json DIRECTORY
+python -m benchmarks.plots RESULTS.json DIRECTORY
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import matplotlib
 
 matplotlib.use("svg")  # before pyplot looks for a display
 
-from matplotlib import pyplot  # noqa: E402
+from matplotlib import pyplot
 
 DISTRIBUTIONS = {
     "one": "Round trip of the cheap call, one client",

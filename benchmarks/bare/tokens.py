@@ -76,6 +76,7 @@ class Tokens(LineReceiver):
     delimiter = b"\n"
     library: Library
     reactor: Any
+    transport: Any
     isCoalescing = True
 
     def connectionMade(self) -> None:
