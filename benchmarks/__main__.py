@@ -33,7 +33,7 @@ def measure(stage: Stage, measurements: list[Measurement], isTellingSides: bool)
     done = []
     for measurement in measurements:
         rounds = measurement.run(stage)
-        for row in measurement.rows:
+        for row in measurement.rowsOf(rounds):
             print(lineOf(row, rounds), flush=True)
         if isTellingSides:
             print("\n".join(sidesOf(rounds)), flush=True)

@@ -6,6 +6,7 @@ all of them down. What is told is the median over the rounds, and for a ratio th
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -58,7 +59,8 @@ class Rounds:
     def ratios(self, side: str, against: str, figure: str) -> list[float]:
         """A figure of a side divided by that of another, round by round."""
         pairs = zip(self.values(side, figure), self.values(against, figure), strict=True)
-        return [one / other for one, other in pairs]
+        # Nothing divided by nothing: tokens that neither has lost.
+        return [one / other if other else 1.0 if one == other else math.inf for one, other in pairs]
 
     def quantiles(self, side: str) -> list[float]:
         """The quantiles of a side, each the median over the rounds."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 from benchmarks import servers
 from benchmarks.client import Client
 from benchmarks.rounds import Rounds, Sample, takeTurns
@@ -81,6 +85,32 @@ def child(stage: Stage) -> Rounds:
     return takeTurns([stage.server(ISOLATED)], 1, measure)
 
 
+def recovery(stage: Stage) -> Rounds:
+    """From the death of the child process to the next answer of the model. Every turn has a new daemon."""
+
+    def measure(kind: Kind) -> Sample:
+        server = kind.start()
+        try:
+            servers.loadModel(server, stage.built)
+            return Sample({"seconds": recoverySeconds(server)})
+        finally:
+            server.stop()
+
+    return takeTurns([Kind(stage, ISOLATED)], stage.rounds, measure)
+
+
+def recoverySeconds(server: Server) -> float:
+    """Kill the child process, and ask the model until it answers."""
+    with Client(server.path) as client:
+        for pid in server.pids()[1:]:
+            os.kill(pid, signal.SIGSEGV)
+        began = time.perf_counter()
+        # The call that finds the child dying fails with it (W-CODES, backend lost); the next one waits for the new.
+        while "error" in client.ask("rkllm.get_kv_cache_size", None):
+            pass
+        return time.perf_counter() - began
+
+
 SIZES = (
     Measurement(
         "start",
@@ -107,5 +137,11 @@ SIZES = (
         "the child process that has the model, after all that was measured before",
         child,
         (Row("resident memory of the child process", "child", "MB", ISOLATED),),
+    ),
+    Measurement(
+        "recovery",
+        "the child process dies of a signal; until the model answers again, which takes no time to load",
+        recovery,
+        (Row("seconds without a model after a crash", "seconds", "s", ISOLATED),),
     ),
 )
