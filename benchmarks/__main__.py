@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -60,6 +62,7 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure what the command line asks for."""
     given = parse()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are ended
     measurements = [each for each in MEASUREMENTS if not given.names or each.name in given.names]
     described = machine()
     print(machineLine(described))

@@ -66,6 +66,8 @@ def countedServers(built: Built, directory: Path) -> dict[str, Callable[[], Coun
         "daemon call": loaded,
         "bare token": lambda prefix: servers.bareTokens(built, directory, prefix=prefix),
         "daemon token": loaded,
+        "bare batch": lambda prefix: servers.bareTokens(built, directory, prefix=prefix),
+        "daemon batch": loaded,
     }
 
     def started(name: str) -> Counted:

@@ -66,12 +66,11 @@ def queue(stage: Stage) -> Rounds:
     stage.built.pause(FOREVER)
 
     def measure(size: Size) -> Sample:
-        memoryBefore, before = memory(server.pid), server.seconds()
+        before = server.seconds()
         with queued(server, size.count):
             each = 1e6 * (server.seconds() - before) / (size.count + 1)
-            room = 1024 * (memory(server.pid) - memoryBefore) / (size.count + 1)
             sample = callCost(stage, server, 1)
-        sample.figures.update(each=each, room=room)
+        sample.figures.update(each=each)
         return sample
 
     return takeTurns(map(Size, WAITING), stage.rounds, measure)
@@ -99,6 +98,25 @@ def waitFor(watcher: Client, isThere: Callable[[int, bool], bool]) -> None:
         waiting = watcher.ask("server.status")["result"]["queue"]["length"]
         if isThere(waiting, watcher.ask("rkllm.is_running", None)["result"]["is_running"]):
             return
+
+
+def waiting(stage: Stage) -> Rounds:
+    """So many wait for their turn. Every turn has a new daemon, which has no memory left over from others."""
+    stage.built.pause(FOREVER)
+
+    def measure(size: Size) -> Sample:
+        server = servers.daemon(stage.built, stage.directory, "none", "waiting")
+        try:
+            servers.loadModel(server, stage.built)
+            with queued(server, MEMBERS):
+                pass  # what the connections take, and what is needed once, is there from now on
+            before = memory(server.pid)
+            with queued(server, size.count):
+                return Sample({"room": 1024 * (memory(server.pid) - before) / size.count})
+        finally:
+            server.stop()
+
+    return takeTurns([Size(SIZES[-1])], stage.rounds, measure)
 
 
 def readers(stage: Stage) -> Rounds:
@@ -156,8 +174,13 @@ SCALE = (
         (
             flat("CPU per call, 1000 waiting requests against 0", "cpu", 0),
             flat("CPU per waiting request, 1000 against 100", "each", 100),
-            Row("resident memory of each of 1000 waiting", "room", "kB", str(SIZES[-1])),
         ),
+    ),
+    Measurement(
+        "waiting",
+        f"the memory of {SIZES[-1]} requests that wait for their turn, each with a prompt of a letter",
+        waiting,
+        (Row(f"resident memory of each of {SIZES[-1]} that wait", "room", "kB", str(SIZES[-1])),),
     ),
     Measurement(
         "readers",

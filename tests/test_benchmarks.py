@@ -40,6 +40,7 @@ def test_againstLlamaCpp(command, line, count):
 
 
 @needsCompiler
+@pytest.mark.timeout(0)  # a busy machine may take as long as it likes; whoever hangs is found by the load generator
 def test_quickRunFillsEveryRow(tmp_path):
     results = tmp_path / "results.json"
     output = run("benchmarks", "--quick", "--json", results)
@@ -80,7 +81,8 @@ def test_goalIsHeldAgainstTheMedianOfTheRatios(goal, isMost, isReached):
 
 
 def counts(call, token, bare=100):
-    return {"bare call": bare, "daemon call": call, "bare token": bare, "daemon token": token}
+    daemon = {"daemon call": call, "daemon token": token, "daemon batch": bare}
+    return {**daemon, "bare call": bare, "bare token": bare, "bare batch": bare}
 
 
 @pytest.mark.parametrize(("call", "token", "isWell"), [(104, 200, True), (110, 200, False), (50, 220, False)])
