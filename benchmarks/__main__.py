@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,10 +18,13 @@ from benchmarks.building import build
 from benchmarks.calls import CALLS
 from benchmarks.report import HEAD, asJson, lineOf, machine, machineLine, sidesOf
 from benchmarks.rows import Measurement
+from benchmarks.scale import SCALE
+from benchmarks.sizes import SIZES
 from benchmarks.stage import Stage
 from benchmarks.streams import STREAMS
+from benchmarks.tensors import TENSORS
 
-MEASUREMENTS = (*CALLS, *STREAMS)
+MEASUREMENTS = (*CALLS, *STREAMS, *TENSORS, *SIZES, *SCALE)
 QUICK = 0.05
 """Of the full length, what a quick turn has."""
 
@@ -30,7 +35,7 @@ def measure(stage: Stage, measurements: list[Measurement], isTellingSides: bool)
     done = []
     for measurement in measurements:
         rounds = measurement.run(stage)
-        for row in measurement.rows:
+        for row in measurement.rowsOf(rounds):
             print(lineOf(row, rounds), flush=True)
         if isTellingSides:
             print("\n".join(sidesOf(rounds)), flush=True)
@@ -57,12 +62,14 @@ def parse() -> argparse.Namespace:
 def main() -> None:
     """Measure what the command line asks for."""
     given = parse()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))  # so that the servers are ended
     measurements = [each for each in MEASUREMENTS if not given.names or each.name in given.names]
     described = machine()
     print(machineLine(described))
+    other = given.against and given.against.resolve()
     rounds, effort = (2, QUICK) if given.quick else (given.rounds, 1.0)
     with tempfile.TemporaryDirectory() as directory:
-        stage = Stage(build(Path(directory)), Path(directory), rounds, effort, given.against and given.against.resolve())
+        stage = Stage(build(Path(directory)), Path(directory), rounds, effort, other)
         try:
             done = measure(stage, measurements, given.sides)
         finally:

@@ -17,7 +17,7 @@ def oneClient(stage: Stage) -> Rounds:
 
     def measure(server: Server) -> Sample:
         server.pin(stage.last)
-        done = stage.load.on(stage.last).run("calls", server.path, 1, stage.seconds(1), CALL)
+        done = stage.load.on(stage.last).calls(server, 1, stage.seconds(1))
         server.pin(stage.everywhere)
         return Sample({"p50": done["trip"][500], "p99": done["trip"][990]}, done["trip"])
 
@@ -29,12 +29,10 @@ def manyClients(stage: Stage) -> Rounds:
 
     def measure(server: Server) -> Sample:
         server.pin(stage.first)
-        before = server.seconds()
-        done = stage.load.on(stage.last).run("calls", server.path, CLIENTS, stage.seconds(1), CALL)
-        spent = server.seconds() - before
+        done = stage.load.on(stage.last).calls(server, CLIENTS, stage.seconds(1))
         server.pin(stage.everywhere)
         rate = done["answers"] / done["seconds"]
-        return Sample({"cpu": 1e6 * spent / done["all"], "rate": rate}, done["trip"])
+        return Sample({"cpu": 1e6 * done["cpu"] / done["answers"], "rate": rate}, done["trip"])
 
     return takeTurns(stage.sides(ECHO, BARE, AT_ONCE, DAEMON, ISOLATED), stage.rounds, measure)
 

@@ -8,6 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from benchmarks.servers import Server
+
 CALL = '{"jsonrpc":"2.0","id":1,"method":"rkllm.is_running","params":[null]}'
 """The cheap call: no model, no turn, nothing but the way in and out."""
 
@@ -40,6 +42,10 @@ class Load:
         """Run a mode of ``native/load.c`` to its end; gives what it prints."""
         return result(self.start(mode, path, *arguments))
 
+    def calls(self, server: Server, clients: int, seconds: float) -> dict[str, Any]:
+        """Let so many clients make the cheap call for so long; gives what is printed of it."""
+        return self.run("calls", server.path, clients, seconds, CALL, server.pid)
+
 
 def result(process: subprocess.Popen[bytes]) -> dict[str, Any]:
     """What a started load has measured.
@@ -58,8 +64,3 @@ def runRequest(tokens: int, mode: int = 0, **delivery: str) -> str:
     """The request for a stream of so many tokens."""
     params = [None, {"prompt_input": "x"}, {"mode": mode, "max_new_tokens": tokens}, *([delivery] if delivery else [])]
     return json.dumps({"jsonrpc": "2.0", "id": 1, "method": "rkllm.run", "params": params}, separators=(",", ":"))
-
-
-def quantile(quantiles: list[float], thousandths: int) -> float:
-    """One of the quantiles that the generator prints, in microseconds."""
-    return quantiles[thousandths]

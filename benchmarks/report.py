@@ -95,6 +95,6 @@ def asJson(measurement: Measurement, rounds: Rounds) -> dict[str, Any]:
                 "is_most": row.isMost,
                 "is_reached": row.isReached(rounds),
             }
-            for row in measurement.rows
+            for row in measurement.rowsOf(rounds)
         ],
     }

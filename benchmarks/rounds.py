@@ -6,11 +6,22 @@ all of them down. What is told is the median over the rounds, and for a ratio th
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import Protocol, TypeVar
 
-from benchmarks.servers import Server
+
+class Side(Protocol):
+    """Whatever is measured: a server, or a size of a load."""
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others."""
+
+
+AnySide = TypeVar("AnySide", bound=Side)
 
 
 @dataclass
@@ -48,7 +59,8 @@ class Rounds:
     def ratios(self, side: str, against: str, figure: str) -> list[float]:
         """A figure of a side divided by that of another, round by round."""
         pairs = zip(self.values(side, figure), self.values(against, figure), strict=True)
-        return [one / other for one, other in pairs]
+        # Nothing divided by nothing: tokens that neither has lost.
+        return [one / other if other else 1.0 if one == other else math.inf for one, other in pairs]
 
     def quantiles(self, side: str) -> list[float]:
         """The quantiles of a side, each the median over the rounds."""
@@ -56,9 +68,9 @@ class Rounds:
         return [statistics.median(column) for column in zip(*each, strict=True)]
 
 
-def takeTurns(sides: Iterable[Server], count: int, measure: Callable[[Server], Sample]) -> Rounds:
+def takeTurns(sides: Iterable[AnySide], count: int, measure: Callable[[AnySide], Sample]) -> Rounds:
     """Measure all sides in each of so many rounds. Who is first changes from round to round."""
-    order: Sequence[Server] = list(sides)
+    order = list(sides)
     rounds = []
     for number in range(count):
         first = number % len(order)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from benchmarks.rounds import Rounds
-from benchmarks.stage import Stage
+from benchmarks.stage import DAEMON, OTHER, Stage
 
 
 @dataclass(frozen=True)
@@ -61,3 +61,12 @@ class Measurement:
     what: str
     run: Callable[[Stage], Rounds]
     rows: tuple[Row, ...]
+
+    def rowsOf(self, rounds: Rounds) -> list[Row]:
+        """The rows, and where another checkout takes part, each of the daemon's against that one too."""
+        rows = []
+        for row in self.rows:
+            rows.append(row)
+            if row.side == DAEMON and OTHER in rounds.sides:
+                rows.append(replace(row, title="… against the other checkout", against=OTHER, goal=None))
+        return rows

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
 from benchmarks.building import CONTEXT, Built
+from benchmarks.client import Client
 
 HERE = Path(__file__).parent.parent
 TWISTD = (sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile=")
@@ -59,6 +59,9 @@ class Server:
         self._output: IO[bytes] = self._process.stdout
         self._readUntil(listening.encode())
         self.started = time.perf_counter() - began
+        # What nobody reads would stop the server when the pipe is full: a daemon logs its connections.
+        self._reading = threading.Thread(target=self._output.read, daemon=True)
+        self._reading.start()
 
     def _readUntil(self, listening: bytes) -> None:
         said = []
@@ -94,8 +97,8 @@ class Server:
     def stop(self) -> None:
         """End it, and wait for that."""
         self._process.terminate()
-        self._output.read()
         self._process.wait()
+        self._reading.join()
         self._output.close()
 
 
@@ -118,21 +121,27 @@ def echo(built: Built, directory: Path) -> Server:
     return Server("echo", [str(built.echo), "{path}"], directory / "echo.sock")
 
 
-def bareLines(directory: Path, *options: str, name: str = "bare") -> Server:
-    """The bare LineReceiver."""
-    command = [sys.executable, "-m", "benchmarks.bare.lines", "{path}", *options]
+def bareLines(directory: Path, *options: str, name: str = "bare", prefix: Sequence[str] = ()) -> Server:
+    """The bare LineReceiver; the words of ``prefix`` come before its command."""
+    command = [*prefix, sys.executable, "-m", "benchmarks.bare.lines", "{path}", *options]
     return Server(name, command, directory / f"{name}.sock")
 
 
-def bareTokens(built: Built, directory: Path) -> Server:
-    """The bare server of tokens."""
-    command = [sys.executable, "-m", "benchmarks.bare.tokens", "{path}", str(built.library), str(built.model)]
+def bareTokens(built: Built, directory: Path, prefix: Sequence[str] = ()) -> Server:
+    """The bare server of tokens; the words of ``prefix`` come before its command."""
+    command = [*prefix, sys.executable, "-m", "benchmarks.bare.tokens", "{path}", str(built.library), str(built.model)]
     command.append(str(CONTEXT))
     return Server("tokens", command, directory / "tokens.sock", environment=built.environment)
 
 
 def daemon(
-    built: Built, directory: Path, isolation: str, name: str, options: Sequence[str] = MANY, checkout: Path = HERE
+    built: Built,
+    directory: Path,
+    isolation: str,
+    name: str,
+    options: Sequence[str] = MANY,
+    checkout: Path = HERE,
+    prefix: Sequence[str] = (),
 ) -> Server:
     """``twistd rkllm`` with the library; no model is loaded yet.
 
@@ -143,9 +152,11 @@ def daemon(
         name: Of the side.
         options: More options.
         checkout: Whose daemon it is.
+        prefix: Words before its command.
     """
     backend = f"rkllm:library={built.library}"
-    command = [*TWISTD, "rkllm", "--backend", backend, "--isolation", isolation, "--listen", "unix:{path}:backlog=1024"]
+    command = [*prefix, *TWISTD, "rkllm", "--backend", backend, "--isolation", isolation]
+    command += ["--listen", "unix:{path}:backlog=1024"]
     path = directory / f"{name}.sock"
     return Server(name, [*command, *options], path, "Server started successfully", checkout, built.environment)
 
@@ -153,10 +164,7 @@ def daemon(
 def loadModel(server: Server, built: Built) -> None:
     """Let a daemon load the model."""
     param = {"model_path": str(built.model), "max_context_len": CONTEXT, "ignore_eos_token": True}
-    message = {"jsonrpc": "2.0", "id": 1, "method": "rkllm.init", "params": [None, param]}
-    with socket.socket(socket.AF_UNIX) as client, client.makefile("rb") as lines:
-        client.connect(str(server.path))
-        client.sendall(json.dumps(message).encode() + b"\n")
-        answer = lines.readline()
-    if b'"success":true' not in answer:
-        raise RuntimeError(f"{server.name}: {answer.decode()}")
+    with Client(server.path) as client:
+        answer = client.ask("rkllm.init", None, param)
+    if "error" in answer:
+        raise RuntimeError(f"{server.name}: {answer['error']}")

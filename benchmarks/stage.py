@@ -33,7 +33,7 @@ class Stage:
         other: The same.
     """
 
-    def __init__(self, built: Built, directory: Path, rounds: int, effort: float = 1, other: Path | None = None) -> None:
+    def __init__(self, built: Built, directory: Path, rounds: int, effort: float, other: Path | None = None) -> None:
         self.built = built
         self.directory = directory
         self.rounds = rounds

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from benchmarks.load import CALL, result, runRequest
+from benchmarks.load import runRequest
 from benchmarks.rounds import Rounds, Sample, takeTurns
 from benchmarks.rows import Measurement, Row
 from benchmarks.servers import Server
@@ -43,7 +43,7 @@ def besideStream(stage: Stage, pause: int) -> Rounds:
 
     def measure(server: Server) -> Sample:
         streaming = stage.load.start("stream", server.path, endless)
-        done = stage.load.run("calls", server.path, 1, stage.seconds(1), CALL)
+        done = stage.load.calls(server, 1, stage.seconds(1))
         isStreaming = streaming.poll() is None
         streaming.terminate()
         streaming.communicate()

@@ -30,7 +30,7 @@ class Lines(LineReceiver):
         self.sendLine(msgspec.json.encode({"jsonrpc": "2.0", "id": id, "result": result}))
 
 
-class AtOnce(Server):  # type: ignore[misc]  # Twisted does not annotate it
+class AtOnce(Server):
     """A transport that does not wait for the reactor's next turn. Right only for short answers, one at a time."""
 
     def write(self, data: bytes) -> None:

@@ -26,7 +26,7 @@ BEHIND = (
     b',"token_id":%d,"last_hidden_layer":{"hidden_states":null,"embd_size":0,"num_tokens":0},'
     b'"logits":{"logits":null,"vocab_size":0,"num_tokens":0},'
     b'"perf":{"prefill_time_ms":0.0,"prefill_tokens":0,"generate_time_ms":0.0,"generate_tokens":0,'
-    b'"memory_usage_mb":0.0},"_callback_state":%d}\n'
+    b'"memory_usage_mb":0.0},"_callback_state":%d}}\n'
 )
 
 
@@ -76,6 +76,7 @@ class Tokens(LineReceiver):
     delimiter = b"\n"
     library: Library
     reactor: Any
+    transport: Any
     isCoalescing = True
 
     def connectionMade(self) -> None:

@@ -8,7 +8,7 @@
 #include "load.h"
 
 #define BUFFER (1 << 18)
-#define SIP 1024       /* bytes that a slow reader takes at a time, one sip each PAUSE */
+#define SIP 4096       /* bytes that a slow reader takes at a time, one sip each PAUSE */
 #define PAUSE 20000000 /* nanoseconds */
 
 static const char TEXT[] = "\"text\":\"";
@@ -96,8 +96,10 @@ int stream(const char *path, const char *request) {
 static void readAll(Reader *all, int count, Times *latencies) {
     struct pollfd *polled = allocate((size_t)count * sizeof *polled);
     int left = count;
-    for (int64_t sip = 0; left > 0;) {
+    for (int64_t sip = 0, heard = now(); left > 0;) {
         int64_t time = now();
+        if (time - heard > PATIENCE * 1000000000LL)
+            fail("no line came");
         bool isTime = time >= sip;
         sip = isTime ? time + PAUSE : sip;
         for (int at = 0; at < count; at++) {
@@ -111,6 +113,7 @@ static void readAll(Reader *all, int count, Times *latencies) {
                 continue;
             readSome(&all[at], all[at].isSlow ? SIP : BUFFER, latencies);
             left -= all[at].last != -2;
+            heard = now();
         }
     }
     free(polled);
