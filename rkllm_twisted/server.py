@@ -62,9 +62,7 @@ class ServerProtocol(LineReceiver):
         self.factory.opened(self)
         self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
         peer, access = peerOf(self.transport), self._access
-        self._connection = Connection(
-            outbox.write, self.close, peer, outbox.isCongested, access.permits, outbox.hold, outbox.release
-        )
+        self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, access.permits)
         if peer is not None:
             # In the factory's name: who looks at old log events later does not keep the connection alive.
             self.factory.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)

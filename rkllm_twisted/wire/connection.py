@@ -14,7 +14,6 @@ from rkllm_twisted.wire.messages import (
     Request,
     errorLine,
     idKey,
-    notificationLine,
     parse,
     parseEntry,
     resultLine,
@@ -57,19 +56,15 @@ class Call:
         self.locate: Callable[[bytes, str], str] | None = None
         """Given the params, turns the detail of an error that names a parameter into one that names its place there."""
 
-    def send(self, result: bytes) -> None:
-        """Write a line that is not the last."""
+    def write(self, lines: bytes) -> None:
+        """Write lines that are not the last."""
         if self.id is not None and not self.isEnded:
-            self._target.write(resultLine(self.id, result))
-
-    def notify(self, method: bytes, params: bytes) -> None:
-        """Write a notification that belongs to this call."""
-        if self.id is not None and not self.isEnded:
-            self._target.write(notificationLine(method, params))
+            self._target.write(lines)
 
     def finish(self, result: bytes) -> None:
         """Write the last line."""
-        self.send(result)
+        if self.id is not None and not self.isEnded:
+            self._target.write(resultLine(self.id, result))
         self._end()
 
     def fail(self, error: RKLLMError) -> None:
@@ -127,8 +122,6 @@ class Connection:
         peer: Who it is; None where the transport cannot tell.
         isCongested: Whether more waits for the peer than may (W-SLOW).
         permits: Whether the peer may call a method.
-        hold: What is written from here on may be kept until the release.
-        release: What was kept is to be sent.
     """
 
     def __init__(
@@ -138,12 +131,8 @@ class Connection:
         peer: Peer | None = None,
         isCongested: Callable[[], bool] = lambda: False,
         permits: Callable[[str], bool] = lambda method: True,
-        hold: Callable[[], object] = lambda: None,
-        release: Callable[[], object] = lambda: None,
     ) -> None:
         self.write = write
-        self.hold = hold
-        self.release = release
         self.peer = peer
         self.isCongested = isCongested
         self.permits = permits

@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
+from collections.abc import Sequence
 
 from msgspec import Raw
 
-from rkllm_twisted.errors import Cancelled, ResultTooLarge, RKLLMError
+from rkllm_twisted.errors import Cancelled, ReaderTooSlow, ResultTooLarge, RKLLMError
 from rkllm_twisted.values import (
     NO_HIDDEN_STATES,
     NO_LOGITS,
@@ -22,8 +23,10 @@ from rkllm_twisted.values import (
     RKLLMResultLogits,
 )
 from rkllm_twisted.wire.connection import Call
-from rkllm_twisted.wire.messages import encode, errorObject
+from rkllm_twisted.wire.messages import NO_ID, encode, errorObject, notificationLine, resultLine
 
+PIECE = 2**16
+"""The bytes of lines after which it is looked how much waits for the client."""
 PART = 2**18
 """The bytes of a tensor that are spelled at a time."""
 _NO_TENSORS = (
@@ -127,22 +130,44 @@ class LineStream:
 
     def __init__(self, call: Call, spelling: Spelling) -> None:
         self._call = call
+        self._id = call.id or NO_ID
         self._spelling = spelling
         self._hasStarted = False
 
     def acknowledge(self, message: str) -> None:
         """The line that ``rkllm.run_async`` sends first."""
-        self._call.send(encode({"success": True, "message": message}))
+        self._call.write(resultLine(self._id, encode({"success": True, "message": message})))
 
-    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """Data.
+    def results(self, results: Sequence[tuple[RKLLMResult | EncodedResult, CallState]]) -> None:
+        """Data, as many as there are: one write for all of them costs half as much as one for each.
 
         Raises:
-            ResultTooLarge: It is not sent.
+            ResultTooLarge: One of them; it and those behind it are not sent.
+            ReaderTooSlow: More waits for the client than may (W-SLOW); nor are they then.
         """
-        body = self._spelling.result(result, state)
-        self._hasStarted = True
-        self._call.send(body)
+        place = 0
+        while place < len(results):
+            if self._call.connection.isCongested():
+                raise ReaderTooSlow("more waits for this client than may; read the stream faster")
+            place = self._writeFrom(results, place)
+
+    def _writeFrom(self, results: Sequence[tuple[RKLLMResult | EncodedResult, CallState]], place: int) -> int:
+        """Write results until they are long enough to look how much waits; returns the place of the next."""
+        lines: list[bytes] = []
+        size = 0
+        try:
+            while place < len(results) and size < PIECE:
+                lines.append(line := self._line(*results[place]))
+                size += len(line)
+                place += 1
+        finally:
+            self._hasStarted |= bool(lines)
+            if size:
+                self._call.write(b"".join(lines))
+        return place
+
+    def _line(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        return resultLine(self._id, self._spelling.result(result, state))
 
     def finish(self, perf: RKLLMPerfStat, reason: str | None, **more: object) -> bool:
         """The last line of a run that ended well, or that was aborted (W-CANCEL).
@@ -183,17 +208,13 @@ class WholeStream(LineStream):
     def acknowledge(self, message: str) -> None:
         """There is only one response, and it comes at the end."""
 
-    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """Kept.
-
-        Raises:
-            ResultTooLarge: It makes the response too long.
-        """
+    def _line(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        """It is kept."""
         if isinstance(result, EncodedResult):
             raise TypeError("an encoded result cannot be joined to others")
         self._joined.add(result)
         self._spelling.checkTensors(self._joined.bytes)
-        self._hasStarted = True
+        return b""
 
     def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
         try:
@@ -207,21 +228,18 @@ class WholeStream(LineStream):
 class ProgressStream(WholeStream):
     """A stream spelled as a ``$/progress`` notification for each result, the last included, and then as a whole."""
 
-    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """A notification.
-
-        Raises:
-            ResultTooLarge: It, or the response that joins all, is too long.
-        """
-        super().result(result, state)
-        self._notify(self._spelling.result(result, state))
+    def _line(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        super()._line(result, state)
+        return self._notification(self._spelling.result(result, state))
 
     def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
-        self._notify(self._spelling.long(RKLLMResult(token_id=-1, perf=perf), int(state), **more))
+        self._call.write(
+            self._notification(self._spelling.long(RKLLMResult(token_id=-1, perf=perf), int(state), **more))
+        )
         super()._end(state, perf, more)
 
-    def _notify(self, result: bytes) -> None:
-        self._call.notify(b"$/progress", b'{"token":%b,"value":%b}' % (self._call.id or b"null", result))
+    def _notification(self, result: bytes) -> bytes:
+        return notificationLine(b"$/progress", b'{"token":%b,"value":%b}' % (self._id, result))
 
 
 _STREAMS = {"lines": LineStream, "progress": ProgressStream, "whole": WholeStream}
