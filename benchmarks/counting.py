@@ -2,9 +2,9 @@
 
     python -m benchmarks.counting [--write]
 
-Valgrind's callgrind counts the instructions of a server while it answers 1,000 calls, or 1,000 tokens of a stream one
-by one or in batches: of the daemon, and of the bare servers. The counts are compared with those in ``baseline.json``, and
-the exit status is 1 if one of the daemon's has grown by more than `TOLERANCE`. ``--write`` makes the new counts the
+Valgrind's callgrind counts the instructions of a server while it answers 1,000 calls, or 1,000 tokens of a stream, one
+by one or in batches: of the daemon, and of the bare servers. The counts are compared with ``baseline.json``, and the
+exit status is 1 if one of the daemon's has grown by more than `TOLERANCE`. ``--write`` makes the new counts the
 baseline.
 
 With another Python or other packages than the baseline's, numbers of instructions say nothing of our code: then those
