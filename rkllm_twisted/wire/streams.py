@@ -23,7 +23,7 @@ from rkllm_twisted.values import (
     RKLLMResultLogits,
 )
 from rkllm_twisted.wire.connection import Call
-from rkllm_twisted.wire.messages import NO_ID, encode, errorObject, notificationLine, resultLine
+from rkllm_twisted.wire.messages import NO_ID, encode, encodeInto, errorObject, notificationLine, resultLine
 
 PIECE = 2**16
 """The bytes of lines after which it is looked how much waits for the client."""
@@ -99,25 +99,26 @@ class Spelling:
         self.checkTensors(len(data))
         if self._delivery.tensors == "json":
             return self._numbers(data), rows
-        return {"dtype": "<f4", "shape": [rows, width], "data": _base64(data)}, rows
+        return Raw(b'{"dtype":"<f4","shape":[%d,%d],"data":"%b"}' % (rows, width, _base64(data))), rows
 
     def _numbers(self, data: bytes) -> Raw:
         """A tensor as a JSON array. In parts: as objects of Python all its numbers would take 8 times their bytes."""
-        parts, size = [], 0
+        spelled = bytearray()
         for start in range(0, len(data), PART):
-            part = encode(array("f", data[start : start + PART]).tolist())[1:-1]
-            parts.append(part)
-            size += len(part)
-            self._delivery.checkReply(size)
-        return Raw(b"[%b]" % b",".join(parts))
+            place = max(0, len(spelled) - 1)  # of the bracket that ends what there is: it becomes that of this part
+            encodeInto(array("f", data[start : start + PART]).tolist(), spelled, place)
+            if start:
+                spelled[place] = ord(",")
+            self._delivery.checkReply(len(spelled))
+        return Raw(spelled)
 
 
-def _base64(data: bytes) -> str:
+def _base64(data: bytes) -> bytes:
     if sys.byteorder == "big":
         swapped = array("f", data)
         swapped.byteswap()
         data = swapped.tobytes()
-    return base64.b64encode(data).decode()
+    return base64.b64encode(data)
 
 
 class LineStream:
