@@ -124,6 +124,18 @@ class Connection:
         permits: Whether the peer may call a method.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_close",
+        "_expectsMore",
+        "_named",
+        "_unnamed",
+        "isCongested",
+        "peer",
+        "permits",
+        "write",
+    )
+
     def __init__(
         self,
         write: Callable[[bytes], object],
@@ -138,7 +150,7 @@ class Connection:
         self.permits = permits
         self._close = close
         self._named: dict[bytes | str, Call] = {}
-        self._unnamed: set[Call] = set()
+        self._unnamed: dict[Call, None] = {}
         self._expectsMore = True
 
     def receive(self, line: bytes) -> list[Call]:
@@ -178,7 +190,7 @@ class Connection:
     def _open(self, request: Request, batch: Batch | None) -> list[Call]:
         call = Call(self, request, batch)
         if call.key is None:
-            self._unnamed.add(call)
+            self._unnamed[call] = None
         elif call.key not in self._named:
             self._named[call.key] = call
         else:
@@ -201,7 +213,7 @@ class Connection:
     def callEnded(self, call: Call) -> None:
         """The call has written its last line."""
         if call.key is None:
-            self._unnamed.discard(call)
+            self._unnamed.pop(call, None)
         else:
             del self._named[call.key]
         if not self._expectsMore:
