@@ -118,7 +118,10 @@ class ServerProtocol(LineReceiver):
             return
         self.dataReceived(b"\n")  # ends a last line that has no end of its own
         if ISystemHandle.providedBy(self.transport) and IReactorFDSet.providedBy(self.factory.reactor):
-            self._hangup = HangupWatch(self.transport, self.factory.reactor)
+            try:
+                self._hangup = HangupWatch(self.transport, self.factory.reactor)
+            except OSError as error:  # no descriptor is free: that it has gone is seen when something is written to it
+                self.factory.log.warn("a client's end cannot be watched: {reason}", reason=error.strerror)
         self._connection.finishReading()
 
     def writeConnectionLost(self) -> None:
