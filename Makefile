@@ -5,7 +5,7 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests benchmarks scripts
+SOURCES := rkllm_twisted twisted tests benchmarks scripts examples
 
 .PHONY: help run test check soak format reference native sanitize valgrind aarch64 clean
 
