@@ -5,12 +5,12 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests benchmarks scripts examples
+SOURCES := rkllm_twisted twisted tests benchmarks scripts examples noxfile.py docs/conf.py
 
-.PHONY: help run test check soak format reference native sanitize valgrind aarch64 clean
+.PHONY: help run test check soak format reference docs release-check matrix native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
 
 # As it was given: without this, make would expand a $ in it.
 run: override export PROMPT := $(value PROMPT)
@@ -29,12 +29,26 @@ check: $(VENV)/.test  ## Lint, check the format, the types, and who imports whom
 soak: $(VENV)/.test  ## Ten thousand requests of 64 clients, with everything dying under them (SOAK="--requests N --seed N")
 	@$(BIN)/python -m tests.soak $(SOAK)
 
+release-check: $(VENV)/.release  ## Wheel and sdist into dist/, looked at by twine and check-manifest
+	@rm -rf dist
+	@$(BIN)/check-manifest
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+
+matrix: $(VENV)/.release  ## The tests from the wheel with Python 3.10 to 3.13, the lowest and the newest Twisted
+	@$(BIN)/nox $(NOX)
+
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-reference: $(VENV)/.test  ## Write docs/reference/methods.md anew
+reference: $(VENV)/.test  ## Write the pages of docs/reference that come from the code
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
+	@$(BIN)/python scripts/pages.py
+
+docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@echo "build/docs/index.html"
 
 native: $(VENV)/.test  ## Test the stand-in of the NPU's runtime (tests/native)
 	@$(BIN)/python -m pytest --quiet tests/native $(ARGS)
@@ -65,4 +79,12 @@ $(VENV)/.run: $(BIN)/python setup.cfg pyproject.toml requirements/model.txt
 
 $(VENV)/.test: $(VENV)/.run
 	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,test,check]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	@scripts/step "installing what the site of the documentation needs" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.test
+	@scripts/step "installing what a release needs" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[release]'
 	@touch $@
