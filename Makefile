@@ -42,9 +42,10 @@ format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-reference: $(VENV)/.test  ## Write the pages of docs/reference that come from the code
+reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/reference, man pages, completion
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
 	@$(BIN)/python scripts/pages.py
+	@$(BIN)/python scripts/manual.py
 
 docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs

@@ -26,7 +26,7 @@ def tests(session: nox.Session, twisted: str) -> None:
     wheels = Path(session.create_tmp()) / "wheels"
     session.install("build")
     session.run("python", "-m", "build", "--wheel", "--outdir", str(wheels), silent=True)
-    wheel = max(wheels.glob("*.whl"), key=os.path.getmtime)
+    wheel = max(wheels.absolute().glob("*.whl"), key=os.path.getmtime)
     session.install(
         f"Twisted=={LOWEST}" if twisted == "lowest" else "Twisted", f"rkllm-twisted[cpu,test] @ {wheel.as_uri()}"
     )
