@@ -5,12 +5,12 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests benchmarks scripts
+SOURCES := rkllm_twisted twisted tests benchmarks scripts examples noxfile.py docs/conf.py
 
-.PHONY: help run test check bench bench-quick bench-counts soak format reference native sanitize valgrind aarch64 clean
+.PHONY: help run test check bench bench-quick bench-counts soak format reference docs release-check matrix native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
-	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
 
 # As it was given: without this, make would expand a $ in it.
 run: override export PROMPT := $(value PROMPT)
@@ -40,12 +40,27 @@ bench-quick: $(VENV)/.test  ## Show within a minute that the benchmarks work; it
 bench-counts: $(VENV)/.test  ## Count instructions (valgrind) and compare with the baseline (BENCH=--write makes a new one)
 	@$(BIN)/python -m benchmarks.counting $(BENCH)
 
+release-check: $(VENV)/.release  ## Wheel and sdist into dist/, looked at by twine and check-manifest
+	@rm -rf dist
+	@$(BIN)/check-manifest
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+
+matrix: $(VENV)/.release  ## The tests from the wheel with Python 3.10 to 3.13, the lowest and the newest Twisted
+	@$(BIN)/nox $(NOX)
+
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-reference: $(VENV)/.test  ## Write docs/reference/methods.md anew
+reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/reference, man pages, completion
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
+	@$(BIN)/python scripts/pages.py
+	@$(BIN)/python scripts/manual.py
+
+docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@echo "build/docs/index.html"
 
 native: $(VENV)/.test  ## Test the stand-in of the NPU's runtime (tests/native)
 	@$(BIN)/python -m pytest --quiet tests/native $(ARGS)
@@ -80,4 +95,12 @@ $(VENV)/.bench: $(VENV)/.test
 
 $(VENV)/.test: $(VENV)/.run
 	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,test,check]'
+	@touch $@
+
+$(VENV)/.docs: $(VENV)/.test
+	@scripts/step "installing what the site of the documentation needs" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.test
+	@scripts/step "installing what a release needs" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[release]'
 	@touch $@

@@ -14,7 +14,7 @@ from rkllm_twisted.wire.connection import Peer
 
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Linux 4.13
 LONGEST_OPTION = 1024
-"""Bytes; Python's `socket.getsockopt` refuses to read more."""
+"""Bytes; Python's ``socket.getsockopt`` refuses to read more."""
 ALWAYS = frozenset({"$/cancelRequest"})
 """Methods that are about a client's own requests only."""
 

@@ -288,10 +288,10 @@ class IModelBackend(Interface):
         """Load a model. Fires with it, or fails as `IRuntime.init`."""
 
 
-class IBackendMaker(IPlugin):
+class IBackendMaker(IPlugin, Interface):  # an IPlugin is one; pydoctor, which does not read Twisted, is told
     """A plugin that makes a backend out of ``NAME:key=value:…`` (``--backend``).
 
-    Found in ``twisted/plugins/`` of any package, as checkers are by `twisted.cred.strcred`.
+    Found in ``twisted/plugins/`` of any package, as checkers are by ``twisted.cred.strcred``.
     `rkllm_twisted.backends.BackendMaker` implements it from strings.
     """
 

@@ -41,7 +41,7 @@ def _endAtSecond(number: signal.Signals) -> None:
 def reopenLogs() -> None:
     """Open each log file of this process anew under its name; one that cannot be opened stays the one it was.
 
-    They belong to whoever has started the log, `twistd` or another, and nobody hands them on.
+    They belong to whoever has started the log, ``twistd`` or another, and nobody hands them on.
     """
     # Not isinstance, which asks an object for its class: a weak reference whose object is gone raises then.
     for found in [one for one in gc.get_objects() if issubclass(type(one), BaseLogFile)]:

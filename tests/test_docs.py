@@ -1,4 +1,11 @@
-"""Every ``sh`` block of the README and the docs runs; the blocks of a page in order, in one shell."""
+"""Every command and snippet of the README and the docs runs. By the language of its block:
+
+- ``sh``: the blocks of a page in order, in one shell.
+- ``python``, ``js``, ``bash``, ``go``: a part of a program in examples/, which has a test of its own.
+- ``transcript``: is played with the server, in functions.md by tests/test_functions_page.py.
+- ``diff``: applies to the code as it is.
+- ``text``: output, and what a test must not run; commands among it are listed here with the reason.
+"""
 
 import os
 import re
@@ -8,11 +15,35 @@ import sys
 from pathlib import Path
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
 
+from rkllm_twisted.backends.scripted import ScriptedBackend
+from rkllm_twisted.testing.peers import Server
+from scripts.pages import PAGES as REFERENCE
+from scripts.pages import WRITERS
 from tests.end_to_end.daemon import needsModel
+from tests.playing import Transcript
+from tests.test_functions_page import agrees
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\S*)(?: [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXCERPTS = {"python": ".py .tac", "js": ".js", "bash": ".sh", "go": ".go"}
+"""The languages of which every block is a part of an example, and how the names of these end."""
+RUN = {"sh", "transcript", "diff", "text", "{toctree}", "{literalinclude}", *EXCERPTS}
+COMMAND = re.compile(
+    r"^(?:\$ )?((?:sudo|rkllm|twistd|pip|python3?|make|cp|cat|kill|journalctl|systemctl) .*)", re.MULTILINE
+)
+NOT_RUN = {
+    "first-token.md": "the tests are run in an environment that was made so (make run)",
+    "README.md": "make run is tried on a clean checkout",
+    "deploy.md": "writes to the system; the units are tested by tests/packaging",
+    "board.md": "needs a board",
+    "abi.md": "needs the vendor's library",
+    "fuzz.md": "takes minutes; tests/fuzz/test_fuzz.py runs it in short",
+}
+"""Pages with commands in ``text`` blocks, and why they are not run."""
 WITH_MODEL = (
     "README.md",
     "first-token.md",
@@ -25,6 +56,17 @@ WITH_MODEL = (
     "several-inputs.md",
 )
 WITH_BLOCKS = [page for page in PAGES if "```sh" in page.read_text()]
+PLAYED = [page for page in PAGES if "```transcript" in page.read_text() and page.name != "functions.md"]
+
+
+def nameOf(page):
+    """The name of a page in the name of its test."""
+    return str(page.relative_to(ROOT).with_suffix(""))
+
+
+def blocksOf(page):
+    """The language and the text of each fenced block."""
+    return [(found[1], found[2]) for found in BLOCK.finditer(page.read_text())]
 
 
 def script(page):
@@ -35,7 +77,10 @@ def script(page):
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.stem, marks=[needsModel] if page.name in WITH_MODEL else []) for page in WITH_BLOCKS],
+    [
+        pytest.param(page, id=nameOf(page), marks=[needsModel] if page.name in WITH_MODEL else [])
+        for page in WITH_BLOCKS
+    ],
 )
 def test_commands(page, tmp_path):
     commands = script(page)
@@ -64,7 +109,7 @@ def test_make_targets_exist():
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_links_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#:]+)\)", prose):
@@ -73,3 +118,61 @@ def test_links_lead_somewhere(page):
 
 def test_no_empty_page():
     assert all(page.read_text().strip() for page in PAGES)
+
+
+def test_every_block_is_of_a_language_that_is_run():
+    assert {(page.name, language) for page in PAGES for language, _ in blocksOf(page) if language not in RUN} == set()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_excerpts_are_parts_of_the_examples(page):
+    for language, text in blocksOf(page):
+        if language in EXCERPTS:
+            programs = [path for path in (ROOT / "examples").rglob("*") if path.suffix in EXCERPTS[language].split()]
+            assert any(text in path.read_text() for path in programs), f"in no example:\n{text}"
+
+
+@pytest.mark.parametrize("page", PLAYED, ids=nameOf)
+def test_transcripts(page):
+    for language, text in blocksOf(page):
+        if language == "transcript":
+            clock = Clock()
+            played = []
+            transcript = WithGaps(text, Server(ScriptedBackend(clock), clock))
+            Deferred.fromCoroutine(transcript.play()).addBoth(played.append)
+            assert played == [None]
+
+
+class WithGaps(Transcript):
+    """A transcript that leaves out with … what does not matter."""
+
+    def agrees(self, expected, came):
+        return agrees(expected, came)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_commands_that_are_not_run_have_a_reason(page):
+    commands = [found for language, text in blocksOf(page) if language == "text" for found in COMMAND.findall(text)]
+    assert not commands or page.name in NOT_RUN, commands
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_generated_pages(name):
+    """Else: make reference"""
+    assert (REFERENCE / name).read_text() == "\n".join(WRITERS[name]()) + "\n"
+
+
+def test_every_page_is_on_the_site():
+    listed = set(re.findall(r"^(?:[^\n]*<)?([\w-]+/[\w-]+)>?$", (ROOT / "docs/index.md").read_text(), re.MULTILINE))
+    assert {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")} == {
+        "index",
+        *listed,
+    }
+
+
+def test_site(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra docs is not installed; make docs builds the site")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", str(ROOT / "docs")]
+    done = subprocess.run([*command, str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "IModelBackend" in (tmp_path / "site/api/rkllm_twisted.interfaces.html").read_text()

@@ -29,22 +29,23 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     Raises:
         SystemExit: After ``--help`` and ``--version`` (0), or with a line on standard error (2).
     """
-    return _parser(environ.get("RKLLM_UDS_PATH") or DEFAULT_SOCKET).parse_args(argv)
+    return parser(environ.get("RKLLM_UDS_PATH") or DEFAULT_SOCKET).parse_args(argv)
 
 
-def _parser(socket: str) -> ArgumentParser:
+def parser(socket: str) -> ArgumentParser:
+    """The parser of the command line, with the default of ``--socket``."""
     description = "Ask a running RKLLM daemon (twistd rkllm), or see whether this machine can run one."
-    parser = ArgumentParser(prog="rkllm", description=description)
-    parser.add_argument("--version", action="version", version=f"rkllm {__version__}")
-    _addSocket(parser, socket)
+    command = ArgumentParser(prog="rkllm", description=description)
+    command.add_argument("--version", action="version", version=f"rkllm {__version__}")
+    _addSocket(command, socket)
     # Given before or after the command; where it is not given there, the one before must not be overwritten.
     everywhere = ArgumentParser(add_help=False)
     _addSocket(everywhere, SUPPRESS, shown=socket)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = command.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_addRun, _addChat, _addStatus, _addCall, _addDoctor):
         add(commands, everywhere)
     _addDetect(commands)
-    return parser
+    return command
 
 
 def _addSocket(parser: ArgumentParser, default: str, shown: str | None = None) -> None:

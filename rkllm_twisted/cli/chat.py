@@ -27,13 +27,13 @@ class Chat:
     """Reads a line, writes the answer, and so on.
 
     Reading a line blocks the reactor, on purpose: it happens only between two generations, when nothing is under way
-    that could need it, and only in the main thread does Ctrl-C reach `input` and readline.
+    that could need it, and only in the main thread does Ctrl-C reach ``input`` and readline.
 
     Args:
         answering: Asks the daemon.
         terminal: Where answers and notes go.
         interrupts: Ctrl-C.
-        readLine: Reads a line behind a prompt, in the main thread; raises EOFError and KeyboardInterrupt as `input`.
+        readLine: Reads a line behind a prompt, in the main thread; raises EOFError and KeyboardInterrupt as ``input``.
         clock: The reactor's.
     """
 

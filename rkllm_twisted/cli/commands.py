@@ -28,7 +28,7 @@ class Session(Struct):
     interrupts: Interrupts
     clock: IReactorTime
     options: Namespace
-    """The command line; `prompt` and `params` hold what was read for ``-``."""
+    """The command line; ``prompt`` and ``params`` hold what was read for ``-``."""
     readLine: Callable[[str], str]
     """Reads a line behind a prompt, in the main thread."""
 

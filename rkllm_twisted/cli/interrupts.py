@@ -68,9 +68,9 @@ class Interrupts:
 
     @contextmanager
     def asKeyboardInterrupt(self) -> Iterator[None]:
-        """While in this, Ctrl-C raises KeyboardInterrupt, as `input` needs it. For the main thread.
+        """While in this, Ctrl-C raises KeyboardInterrupt, as ``input`` needs it. For the main thread.
 
-        SIGTERM raises SystemExit: Twisted's own way with it would wait for the reactor, which `input` holds up.
+        SIGTERM raises SystemExit: Twisted's own way with it would wait for the reactor, which ``input`` holds up.
         """
         onInterrupt = signal.signal(signal.SIGINT, signal.default_int_handler)
         onTermination = signal.signal(signal.SIGTERM, _terminated)

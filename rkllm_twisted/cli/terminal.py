@@ -85,7 +85,7 @@ class Terminal:
             self._stderr.flush()
 
     def prompt(self, text: str) -> str:
-        """The prompt of an interactive loop, for `input`: bold, spelled so that readline knows its width."""
+        """The prompt of an interactive loop, for ``input``: bold, spelled so that readline knows its width."""
         if not self.isInteractive:
             return ""
         # \x01 and \x02 tell readline that what is between them takes no room.

@@ -1,5 +1,7 @@
 """A client of the daemon for any Twisted program: Deferreds, and asynchronous iterators for what streams.
 
+As in::
+
     from twisted.internet.task import react
 
     from rkllm_twisted.client import RKLLMClient

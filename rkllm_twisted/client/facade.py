@@ -96,7 +96,7 @@ class RKLLMClient:
             maxLine: The longest line accepted from it, in bytes.
 
         Returns:
-            Fires with the client; fails with what the endpoint fails with (`twisted.internet.error.ConnectError`).
+            Fires with the client; fails with what the endpoint fails with (``twisted.internet.error.ConnectError``).
         """
         factory = Factory.forProtocol(partial(ClientConnection, maxLine))
         factory.noisy = False

@@ -54,7 +54,7 @@ class AbortSuccess(Success):
     """Also where nothing ran."""
 
     status_code: int
-    """0."""
+    """Always 0."""
 
 
 class Running(Struct):
@@ -63,7 +63,7 @@ class Running(Struct):
     is_running: bool
     """False without a model too."""
     status_code: int
-    """0."""
+    """Always 0."""
 
 
 class PromptCacheSuccess(Success):

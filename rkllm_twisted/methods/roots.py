@@ -88,7 +88,7 @@ class Roots:
 
         Returns:
             The file. A name without a slash that is below none of them, and no file in the daemon's own directory
-            either, is handed on as it is: it may be a short name of the backend's own.
+            either, is handed on as it is, since it may be a short name of the backend's own.
 
         Raises:
             NotPermitted: It is elsewhere, or a symbolic link is on the way.

@@ -105,7 +105,7 @@ def documentsOf(line: bytes) -> list[bytes]:
         line: Without a line feed.
 
     Returns:
-        These, and at last what is left: nothing, the beginning of one more, or no JSON at all.
+        These, and at last what is left, which is nothing, the beginning of one more, or no JSON at all.
     """
     documents = []
     text = line.decode("latin-1")  # one character a byte, so that a place in the text is a place in the line

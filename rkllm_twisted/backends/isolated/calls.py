@@ -36,7 +36,7 @@ ARGUMENTS: dict[str, Any] = {
     "setFunctionTools": tuple[str, str, str],
     "setCrossAttnParams": tuple[RKLLMCrossAttnParam],
 }
-"""What can be called, and the types of its arguments: `init` and the functions of `interfaces.IRuntimeModel`."""
+"""What can be called, and the types of its arguments: ``init`` and the functions of `interfaces.IRuntimeModel`."""
 RUNS = ("run", "runBatch")
 NEEDS = {
     "loadLora": Capability.LORA,

@@ -62,7 +62,7 @@ class KeptChild:
         """Start a child and load the model in it.
 
         Returns:
-            Fires when it is loaded; fails as the runtime's `init`, or with BackendLost. There is no child then.
+            Fires when it is loaded; fails as the runtime's ``init``, or with BackendLost. There is no child then.
         """
         try:
             self._begin()

@@ -151,8 +151,8 @@ class Header:
 
 
 def withoutWaiting(path: str, flags: int) -> int:
-    """Open a file, as an ``opener`` of `open`: a named pipe that nobody writes to cannot hold us. For regular files it
-    makes no difference.
+    """Open a file, as an ``opener`` of ``open``: a named pipe that nobody writes to cannot hold us. For regular files
+    it makes no difference.
     """
     return os.open(path, flags | os.O_NONBLOCK)
 

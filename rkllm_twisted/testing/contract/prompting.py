@@ -84,6 +84,6 @@ class Prompting(Subject):
         assert await self._prefilled(brief) == before
 
     async def _prefilled(self, model: IModel) -> int:
-        """How many tokens `PROMPT` has with all that is around it."""
+        """How many tokens ``PROMPT`` has with all that is around it."""
         await self.forget(model)
         return self.prefilled(await self.answer(model))
