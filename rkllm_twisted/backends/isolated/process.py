@@ -25,7 +25,7 @@ from rkllm_twisted.interfaces import Received
 
 OnResults = Callable[[list[Received]], None]
 TWISTED_READS = 8192
-"""Bytes of a pipe that Twisted reads at a time (`twisted.internet.fdesc.readFromFD`)."""
+"""Bytes of a pipe that Twisted reads at a time (``twisted.internet.fdesc.readFromFD``)."""
 PIPE = 2**20
 """Bytes that the pipe of results may hold, and that are read of it at a time."""
 PATIENCE = 1.0
