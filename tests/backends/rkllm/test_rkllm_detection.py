@@ -338,6 +338,12 @@ def test_probe_of_other_defaults(compileLibrary):
     assert "not the documented ones" in probed(compileLibrary(FROM_1_2_1, code=other))
 
 
+def test_probe_of_a_bare_name(tmp_path, monkeypatch):
+    """The loader would look for it where libraries usually are, and open another one, or none."""
+    monkeypatch.chdir(Path(standin("1.3")).parent)
+    assert evidence(detect("librkllmrt.so"), "probe").families == ("1.3", "1.3.1")
+
+
 def test_probe_of_a_library_that_prints(tmp_path, monkeypatch):
     path = str(buildStandin("1.2.1", tmp_path))
     code = '#include <stdio.h>\n__attribute__((constructor)) void a(void) { puts("hello"); }'
