@@ -199,7 +199,7 @@ class RKLLMInferParam(Value, frozen=True):
     keep_history: Flag = 0
     """1 goes on after the earlier turns of this model, 0 starts anew."""
     max_new_tokens: Int32 = 0
-    """0 or less takes the value of init."""
+    """0 or less takes the value of init, which before runtime 1.3 is the most there is."""
 
 
 class RKLLMEmbedInput(Value, frozen=True):
