@@ -121,6 +121,8 @@ def test_library_for_another_machine_is_not_taken(elsewhere, monkeypatch, tmp_pa
     (tmp_path / "foreign.so").write_bytes(data)
     monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "foreign.so"))
     assert "foreign.so: it is for riscv64, and this Python is for" in rkllm.unusable()
+    with pytest.raises(ValueError, match=r"foreign\.so: it is for riscv64, and this Python is for"):
+        makeBackend(f"rkllm:library={tmp_path}/foreign.so")
 
 
 def test_library_that_is_none_is_not_taken(elsewhere, monkeypatch, tmp_path):
