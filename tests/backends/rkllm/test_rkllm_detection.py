@@ -213,6 +213,12 @@ def test_contradiction_of_two_texts(compileLibrary):
     assert finding.version is None
 
 
+def test_text_of_a_version_that_is_not_known_beside_one_that_is(compileLibrary):
+    finding = detect(compileLibrary(FROM_1_2_1, "1.3.0", "1.4.0"), probe=False)
+    assert finding.family is None
+    assert "its text (version 1.3.0 and 1.4.0) fits none of the releases that can be used" in finding.problem
+
+
 @pytest.mark.parametrize("version", ["1.4.0", "1.3.0b1", "1.0.1", "1.2"])
 def test_version_that_is_not_known(version, compileLibrary):
     finding = detect(compileLibrary(FROM_1_2_1, version), probe=False)
