@@ -7,6 +7,7 @@ import platform
 import re
 import struct
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from msgspec import structs
 from rkllm_twisted.backends import rkllm
 from rkllm_twisted.backends.rkllm import detection, opening, probing
 from rkllm_twisted.backends.rkllm.detection import Evidence, Finding, Undecided, choose, detect
-from rkllm_twisted.backends.rkllm.elf import NotALibrary, readSharedObject
+from rkllm_twisted.backends.rkllm.elf import NotALibrary, machineOf, readSharedObject, thisMachine
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.backends.rkllm.library import LibraryUnusable
 from rkllm_twisted.backends.rkllm.releases import RELEASES, Release
@@ -312,6 +313,16 @@ def test_library_of_another_kind(at, value, said, compileLibrary):
     data[at] = value
     with pytest.raises(NotALibrary, match=said):
         readSharedObject(bytes(data))
+
+
+@pytest.mark.parametrize("program", [None, "", "/nowhere/python", "script"])
+def test_interpreter_that_is_started_by_something_else(program, tmp_path, monkeypatch):
+    """A wrapper, or a program that Python is embedded in: libraries for this machine must not be refused then."""
+    (tmp_path / "script").write_text('#!/bin/sh\nexec python3 "$@"\n')
+    expected = machineOf(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", program)
+    assert thisMachine.__wrapped__() == expected
 
 
 # The probe
