@@ -60,8 +60,8 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
             where the file does not tell, such as ``1.3``.
 
     Raises:
-        ValueError: An option is unknown; there is no library; its family is not known, or not the one said; or it is for
-            another kind of machine.
+        ValueError: An option is unknown; there is no library; its family is not known, or not the one said; or it is
+            for another kind of machine.
     """
     for name in options:
         if name not in OPTIONS:

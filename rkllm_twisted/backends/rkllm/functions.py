@@ -15,8 +15,7 @@ from rkllm_twisted.errors import InvalidParams, NotSupported, RuntimeCallFailed
 from rkllm_twisted.ranges import checkFields, checkNul
 from rkllm_twisted.values import Capability, RKLLMCrossAttnParam, RKLLMLoraAdapter, RKLLMParam
 
-
-NO_PAUSE = ": by the manual (1.3.0, section 3.2.10) only a paused run has ranges that can be cleared, and none is paused"
+NO_PAUSE = ": by the manual (1.3.0, section 3.2.10) only ranges of a paused run can be cleared, and none is paused"
 """Why ranges of the KV cache may be refused. What a pause does to the next prompt is why there is none."""
 
 

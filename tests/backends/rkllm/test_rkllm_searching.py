@@ -62,7 +62,7 @@ TOO_LONG = "n" * 300
 
 def test_what_cannot_be_looked_at_is_no_library(places):
     assert findLibrary(None, {"LD_LIBRARY_PATH": f"/{TOO_LONG}:{places}/second"}, [put(places / "second")])
-    with pytest.raises(NoLibrary, match="there is no librkllmrt.so"):
+    with pytest.raises(NoLibrary, match=r"there is no librkllmrt\.so"):
         findLibrary(None, {}, [places / TOO_LONG])
     with pytest.raises(NoLibrary, match=r"library= names /n+, which is not a file: file name too long$"):
         findLibrary(f"/{TOO_LONG}", {}, [])
