@@ -62,9 +62,7 @@ class ServerProtocol(LineReceiver):
         self.factory.opened(self)
         self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
         peer, access = peerOf(self.transport), self._access
-        self._connection = Connection(
-            outbox.write, self.close, peer, outbox.isCongested, access.permits, outbox.hold, outbox.release
-        )
+        self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, access.permits)
         if peer is not None:
             # In the factory's name: who looks at old log events later does not keep the connection alive.
             self.factory.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
@@ -120,7 +118,10 @@ class ServerProtocol(LineReceiver):
             return
         self.dataReceived(b"\n")  # ends a last line that has no end of its own
         if ISystemHandle.providedBy(self.transport) and IReactorFDSet.providedBy(self.factory.reactor):
-            self._hangup = HangupWatch(self.transport, self.factory.reactor)
+            try:
+                self._hangup = HangupWatch(self.transport, self.factory.reactor)
+            except OSError as error:  # no descriptor is free: that it has gone is seen when something is written to it
+                self.factory.log.warn("a client's end cannot be watched: {reason}", reason=error.strerror)
         self._connection.finishReading()
 
     def writeConnectionLost(self) -> None:

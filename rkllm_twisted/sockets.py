@@ -5,7 +5,6 @@ from __future__ import annotations
 import select
 import socket
 import struct
-from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -83,10 +82,22 @@ class Outbox:
         limit: The bytes that may wait.
     """
 
+    __slots__ = (
+        "_emptied",
+        "_isHeld",
+        "_isHeldUp",
+        "_isPaused",
+        "_length",
+        "_limit",
+        "_send",
+        "_transport",
+        "_waiting",
+    )
+
     def __init__(self, transport: Any, limit: int) -> None:
         self._transport = transport
         self._limit = limit
-        self._waiting: deque[bytes | memoryview] = deque()
+        self._waiting: list[bytes | memoryview] = []  # a deque takes 0.7 kB, and nearly all of them are empty
         self._length = 0
         self._isHeld = False
         self._isPaused = False
@@ -183,10 +194,11 @@ class Outbox:
 
     def _taken(self) -> bytes:
         """The first that waits, and what fits into the same piece with it."""
-        taken = [self._waiting.popleft()]
-        size = len(taken[0])
-        while self._waiting and size + len(self._waiting[0]) <= PIECE:
-            taken.append(self._waiting.popleft())
-            size += len(taken[-1])
+        count, size = 1, len(self._waiting[0])
+        while count < len(self._waiting) and size + len(self._waiting[count]) <= PIECE:
+            size += len(self._waiting[count])
+            count += 1
+        taken = b"".join(self._waiting[:count])
+        del self._waiting[:count]
         self._length -= size
-        return b"".join(taken)
+        return taken

@@ -110,17 +110,11 @@ class Run:
 
     def resultsReceived(self, results: Sequence[Received]) -> None:
         """Lines of the stream."""
-        self.owner.hold()
+        self.tokens += sum([result.isToken for result, _state in results])
         try:
-            for result, state in results:
-                self.tokens += result.isToken
-                if self.owner.isCongested():
-                    raise ReaderTooSlow("more waits for this client than may; read the stream faster")
-                self._stream.result(result, state)
+            self._stream.results(results)
         except (ReaderTooSlow, ResultTooLarge) as error:
             self.giveUp(error)
-        finally:
-            self.owner.release()
 
     def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:
         """The last line, then the next turn."""

@@ -14,7 +14,6 @@ from rkllm_twisted.wire.messages import (
     Request,
     errorLine,
     idKey,
-    notificationLine,
     parse,
     parseEntry,
     resultLine,
@@ -57,19 +56,15 @@ class Call:
         self.locate: Callable[[bytes, str], str] | None = None
         """Given the params, turns the detail of an error that names a parameter into one that names its place there."""
 
-    def send(self, result: bytes) -> None:
-        """Write a line that is not the last."""
+    def write(self, lines: bytes) -> None:
+        """Write lines that are not the last."""
         if self.id is not None and not self.isEnded:
-            self._target.write(resultLine(self.id, result))
-
-    def notify(self, method: bytes, params: bytes) -> None:
-        """Write a notification that belongs to this call."""
-        if self.id is not None and not self.isEnded:
-            self._target.write(notificationLine(method, params))
+            self._target.write(lines)
 
     def finish(self, result: bytes) -> None:
         """Write the last line."""
-        self.send(result)
+        if self.id is not None and not self.isEnded:
+            self._target.write(resultLine(self.id, result))
         self._end()
 
     def fail(self, error: RKLLMError) -> None:
@@ -127,9 +122,19 @@ class Connection:
         peer: Who it is; None where the transport cannot tell.
         isCongested: Whether more waits for the peer than may (W-SLOW).
         permits: Whether the peer may call a method.
-        hold: What is written from here on may be kept until the release.
-        release: What was kept is to be sent.
     """
+
+    __slots__ = (
+        "__weakref__",
+        "_close",
+        "_expectsMore",
+        "_named",
+        "_unnamed",
+        "isCongested",
+        "peer",
+        "permits",
+        "write",
+    )
 
     def __init__(
         self,
@@ -138,18 +143,14 @@ class Connection:
         peer: Peer | None = None,
         isCongested: Callable[[], bool] = lambda: False,
         permits: Callable[[str], bool] = lambda method: True,
-        hold: Callable[[], object] = lambda: None,
-        release: Callable[[], object] = lambda: None,
     ) -> None:
         self.write = write
-        self.hold = hold
-        self.release = release
         self.peer = peer
         self.isCongested = isCongested
         self.permits = permits
         self._close = close
         self._named: dict[bytes | str, Call] = {}
-        self._unnamed: set[Call] = set()
+        self._unnamed: dict[Call, None] = {}
         self._expectsMore = True
 
     def receive(self, line: bytes) -> list[Call]:
@@ -189,7 +190,7 @@ class Connection:
     def _open(self, request: Request, batch: Batch | None) -> list[Call]:
         call = Call(self, request, batch)
         if call.key is None:
-            self._unnamed.add(call)
+            self._unnamed[call] = None
         elif call.key not in self._named:
             self._named[call.key] = call
         else:
@@ -212,7 +213,7 @@ class Connection:
     def callEnded(self, call: Call) -> None:
         """The call has written its last line."""
         if call.key is None:
-            self._unnamed.discard(call)
+            self._unnamed.pop(call, None)
         else:
             del self._named[call.key]
         if not self._expectsMore:

@@ -30,6 +30,8 @@ class Framing:
         limit: The longest line accepted, in bytes, its ending not counted.
     """
 
+    __slots__ = ("_limit", "_tries", "_unfinished")
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unfinished = bytearray()

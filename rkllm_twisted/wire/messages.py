@@ -62,6 +62,8 @@ _decodeEntries = msgspec.json.Decoder(list[Raw]).decode
 _decodeAny = msgspec.json.Decoder().decode
 encode = msgspec.json.Encoder().encode
 """A value into JSON."""
+encodeInto = msgspec.json.Encoder().encode_into
+"""A value into JSON that is written over what a bytearray has from a place on."""
 
 
 def parse(line: bytes) -> Request | list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -23,6 +24,10 @@ from rkllm_twisted.errors import BackendLost
 from rkllm_twisted.interfaces import Received
 
 OnResults = Callable[[list[Received]], None]
+TWISTED_READS = 8192
+"""Bytes of a pipe that Twisted reads at a time (`twisted.internet.fdesc.readFromFD`)."""
+PIPE = 2**20
+"""Bytes that the pipe of results may hold, and that are read of it at a time."""
 PATIENCE = 1.0
 """Seconds from the end of a child to that of its pipes: another process may have inherited them."""
 STUCK = 10.0
@@ -68,6 +73,8 @@ class ChildProcess(ProcessProtocol):
         with open(os.devnull, "rb") as nothing:
             childFDs = {0: nothing.fileno(), 1: "r", 2: "r", REQUESTS: "w", RESULTS: "r"}
             self.transport: Any = reactor.spawnProcess(self, command[0], command, env=environ, childFDs=childFDs)
+        with suppress(OSError):  # where the kernel allows no more, it stays as it is
+            fcntl.fcntl(self.transport.pipes[RESULTS], fcntl.F_SETPIPE_SZ, PIPE)
         self.pid: int | None = self.transport.pid
 
     # Calls
@@ -115,6 +122,8 @@ class ChildProcess(ProcessProtocol):
             return
         if self._isUnreadable or self.lost is not None:
             return
+        if len(data) >= TWISTED_READS:
+            data += self._rest()
         try:
             for kind, call, body in self._reader.receive(data):
                 if kind is Kind.RESULT:
@@ -127,6 +136,13 @@ class ChildProcess(ProcessProtocol):
             self._isUnreadable = True
             self.kill()
         self._handOn()
+
+    def _rest(self) -> bytes:
+        """What else there is of results. By Twisted's pieces a reply of 3 MB is 350 turns of the reactor."""
+        try:
+            return os.read(self.transport.pipes[RESULTS].fileno(), PIPE)
+        except (OSError, KeyError):  # mostly: nothing
+            return b""
 
     def _keep(self, call: int, body: bytes) -> None:
         """Keep a result until all that has come with it is read."""
