@@ -151,7 +151,8 @@ def _hashed(data: bytes, release: Release | None) -> Evidence:
 def _told(versions: list[str]) -> Evidence:
     if not versions:
         return Evidence("text", "no version", EVERY)
-    families = {family for version in versions for family in _familiesOf(version)}
+    each = [_familiesOf(version) for version in versions]
+    families = {family for known in each for family in known} if all(each) else set()  # one unknown may be the true one
     return Evidence("text", f"version {' and '.join(versions)}", tuple(key for key in EVERY if key in families))
 
 

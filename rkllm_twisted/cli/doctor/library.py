@@ -25,14 +25,14 @@ OPEN = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
 Detect = Callable[[str], "detection.Finding"]
 
 
-def absent(reason: str, isBoard: bool) -> Finding:
+def absent(reason: str, isNeeded: bool) -> Finding:
     """No library was found.
 
     Args:
         reason: What the search says.
-        isBoard: Whether there is an NPU, which then lacks it.
+        isNeeded: Whether there is an NPU, which then lacks it, or somebody has named a library.
     """
-    return Finding("library", State.PROBLEM if isBoard else State.ABSENT, reason, GET_IT if isBoard else "")
+    return Finding("library", State.PROBLEM if isNeeded else State.ABSENT, reason, GET_IT if isNeeded else "")
 
 
 def family(path: str, detect: Detect) -> Finding:
