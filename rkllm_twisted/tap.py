@@ -194,8 +194,8 @@ def _seconds(name: str, text: str, orNone: bool = False) -> float:
 class NotStarted(SystemExit, Exception):
     """The daemon cannot start: ends the process with one line.
 
-    It is an Exception too: of nothing else does ``twistd`` tell the process that has put the daemon into the background,
-    which waits to hear how it went.
+    It is an Exception too: of nothing else does ``twistd`` tell the process that has put the daemon into the
+    background, which waits to hear how it went.
     """
 
 
