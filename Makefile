@@ -53,6 +53,7 @@ reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/refer
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
 	@$(BIN)/python scripts/pages.py
 	@$(BIN)/python scripts/manual.py
+	@$(BIN)/python scripts/diagrams.py
 
 docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
