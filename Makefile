@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rkllm_twisted twisted tests benchmarks scripts examples noxfile.py docs/conf.py
 
-.PHONY: help run test check bench bench-quick bench-counts soak format reference docs release-check matrix native sanitize valgrind aarch64 clean
+.PHONY: help run test check bench bench-quick bench-counts soak format reference docs release-check matrix recording native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
@@ -49,6 +49,13 @@ release-check: $(VENV)/.release  ## Wheel and sdist into dist/, looked at by twi
 matrix: $(VENV)/.release  ## The tests from the wheel with Python 3.10 to 3.13, the lowest and the newest Twisted
 	@$(BIN)/nox $(NOX)
 
+recording: $(VENV)/.run  ## The recording of the README anew, from the program
+	@$(BIN)/python scripts/recording.py docs/recording.svg \
+		'twistd rkllm --model smollm2' \
+		'rkllm run --top-k 1 --stats "What is the capital of France?"' \
+		'rkllm run --top-k 1 --max-new-tokens 60 "Write a short story about a lighthouse."' \
+		'rkllm status'
+
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
@@ -57,6 +64,7 @@ reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/refer
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
 	@$(BIN)/python scripts/pages.py
 	@$(BIN)/python scripts/manual.py
+	@$(BIN)/python scripts/diagrams.py
 
 docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs

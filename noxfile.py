@@ -4,6 +4,7 @@ An interpreter that is not on this machine is skipped, with a message.
 """
 
 import os
+import tempfile
 from pathlib import Path
 
 import nox
@@ -33,7 +34,9 @@ def tests(session: nox.Session, twisted: str) -> None:
     session.run("python", "-c", "import twisted; print('Twisted', twisted.__version__)")
     # From the tests' own copy: the package that is tested is the installed one.
     session.cd(copyOfTests(Path(session.create_tmp())))
-    session.run("python", "-m", "pytest", "--quiet", *TESTS.split(), *session.posargs)
+    # nox's own directory for temporary files is too deep for the path of a socket, which has 107 bytes.
+    environ = {"TMPDIR": tempfile.gettempdir()}
+    session.run("python", "-m", "pytest", "--quiet", *TESTS.split(), *session.posargs, env=environ)
 
 
 def copyOfTests(directory: Path) -> Path:

@@ -20,6 +20,7 @@ from twisted.internet.task import Clock
 
 from rkllm_twisted.backends.scripted import ScriptedBackend
 from rkllm_twisted.testing.peers import Server
+from scripts.diagrams import pages
 from scripts.pages import PAGES as REFERENCE
 from scripts.pages import WRITERS
 from tests.end_to_end.daemon import needsModel
@@ -56,6 +57,7 @@ WITH_MODEL = (
     "several-inputs.md",
 )
 WITH_BLOCKS = [page for page in PAGES if "```sh" in page.read_text()]
+DIAGRAMS = pages()
 PLAYED = [page for page in PAGES if "```transcript" in page.read_text() and page.name != "functions.md"]
 
 
@@ -160,6 +162,12 @@ def test_commands_that_are_not_run_have_a_reason(page):
 def test_generated_pages(name):
     """Else: make reference"""
     assert (REFERENCE / name).read_text() == "\n".join(WRITERS[name]()) + "\n"
+
+
+@pytest.mark.parametrize("path", DIAGRAMS, ids=nameOf)
+def test_diagrams_are_of_what_the_server_does(path):
+    """Else: make reference"""
+    assert path.read_text() == "\n".join(DIAGRAMS[path]) + "\n"
 
 
 def test_every_page_is_on_the_site():
