@@ -1,4 +1,4 @@
-"""Writes the man pages and the completion for bash, from the parsers of the commands. A test compares them.
+"""Writes the man pages, from the parsers of the commands. A test compares them.
 
 Usage: python scripts/manual.py
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from argparse import Action, ArgumentParser, _SubParsersAction
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from rkllm_twisted import __version__
@@ -134,46 +134,7 @@ def quoted(text: str) -> str:
     return rf"\&{text}" if text.startswith((".", "'")) else text
 
 
-def completion() -> Iterator[str]:
-    """The completion for bash."""
-    root = parser(DEFAULT_SOCKET)
-    commands = commandsOf(root)
-    yield f"""# Completion of rkllm for bash. Written by scripts/manual.py
-_rkllm() {{
-    local word=${{COMP_WORDS[COMP_CWORD]}} before=${{COMP_WORDS[COMP_CWORD - 1]}} command= each
-    for each in "${{COMP_WORDS[@]:1:COMP_CWORD - 1}}"; do
-        case $each in
-        {"|".join(commands)}) command=$each; break ;;
-        esac
-    done
-    case $before in
-    {"|".join(pathOptions(root))}) mapfile -t COMPREPLY < <(compgen -f -- "$word"); return ;;
-    esac
-    case $command in
-    "") mapfile -t COMPREPLY < <(compgen -W "{words([*commands], root)}" -- "$word") ;;"""
-    for name, (one, _) in commands.items():
-        if name == "detect":
-            yield '    detect) [[ $word == -* ]] || { mapfile -t COMPREPLY < <(compgen -f -- "$word"); return; } ;;&'
-        yield f'    {name}) mapfile -t COMPREPLY < <(compgen -W "{words([], one)}" -- "$word") ;;'
-    yield """    esac
-}
-complete -o filenames -F _rkllm rkllm"""
-
-
-def words(first: Iterable[str], one: ArgumentParser) -> str:
-    """What may be written next."""
-    return " ".join([*first, *(name for action in one._actions for name in action.option_strings)])
-
-
-def pathOptions(root: ArgumentParser) -> list[str]:
-    """The options whose value may be a path."""
-    every = [*optionsOf(root), *(action for one, _ in commandsOf(root).values() for action in optionsOf(one))]
-    isPath = ("ADDRESS", "NAME_OR_PATH", "PATH")
-    names = [name for action in every if action.metavar in isPath for name in action.option_strings]
-    return list(dict.fromkeys(names))
-
-
-WRITERS = {"man/rkllm.1": commandPage, "man/twistd-rkllm.1": daemonPage, "completion/rkllm": completion}
+WRITERS = {"man/rkllm.1": commandPage, "man/twistd-rkllm.1": daemonPage}
 
 if __name__ == "__main__":
     for name, lines in WRITERS.items():

@@ -1,4 +1,4 @@
-"""The man pages and the completion: as the parsers are, well formed, and at work."""
+"""The man pages: as the parsers are, and well formed."""
 
 import shutil
 import subprocess
@@ -32,30 +32,3 @@ def test_every_option_of_the_daemon_is_on_its_page():
     for option in Options({}).longOpt:
         name = option.rstrip("=")
         assert name == "help" or f"\\fB--{name}" in page, name
-
-
-def complete(*words):
-    """What the completion offers for the last of these words."""
-    script = 'source "$1"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); _rkllm; printf "%s\\n" "${COMPREPLY[@]}"'
-    command = ["bash", "-euc", script, "bash", str(PACKAGING / "completion/rkllm"), "rkllm", *words]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PACKAGING)
-    assert done.stderr == ""
-    return done.stdout.split()
-
-
-@pytest.mark.parametrize(
-    ("words", "offered"),
-    [
-        (["st"], ["status"]),
-        (["--so"], ["--socket"]),
-        (["run", "--top"], ["--top-k", "--top-p"]),
-        (["--socket", "m"], ["man"]),
-        (["--socket", "x", "detect", "--n"], ["--no-probe"]),
-        (["detect", "comp"], ["completion"]),
-        (["chat", "--model", "sys"], ["systemd"]),
-        (["run", "status", "--js"], ["--json"]),
-        (["nothing", "x"], []),
-    ],
-)
-def test_completion(words, offered):
-    assert complete(*words) == offered
