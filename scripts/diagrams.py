@@ -23,7 +23,7 @@ from rkllm_twisted.values import RKLLMInput
 
 PAGE = Path(__file__).parent.parent / "docs/explanation/states.md"
 DEPTH = 4
-BOX, GAP, ROW = 170, 270, 84
+LEFT, BOX, GAP, ROW = 90, 150, 560, 130
 MANY = "word " * 1000
 FAILS = "fails"
 
@@ -199,9 +199,9 @@ def backend() -> Machine:
 def picture(machine: Machine) -> Iterator[str]:
     """An SVG: what may go on at the left, ends at the right."""
     moving = list(dict.fromkeys(state for edge in machine.edges for state in edge if state not in machine.ends))
-    places = {state: (10, 10 + row * ROW) for row, state in enumerate(moving)}
-    places |= {state: (10 + BOX + GAP, 10 + row * ROW * 3 // 4) for row, state in enumerate(machine.ends)}
-    width, height = 2 * BOX + GAP + 20, max(y for _, y in places.values()) + 50
+    places = {state: (LEFT, 10 + row * ROW) for row, state in enumerate(moving)}
+    places |= {state: (LEFT + BOX + GAP, 10 + row * ROW * 2 // 3) for row, state in enumerate(machine.ends)}
+    width, height = max(x for x, _ in places.values()) + BOX + 80, max(y for _, y in places.values()) + 50
     yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
     yield ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
     yield '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
@@ -227,12 +227,12 @@ def _arrow(begin: tuple[int, int], end: tuple[int, int], label: str, number: int
         x, y, anchor = side, (start[1] + stop[1]) // 2 + 4, "start" if begin[1] < end[1] else "end"
     else:
         start, stop = (begin[0] + BOX, begin[1] + 17), (end[0], end[1] + 17)
-        share = 0.3 + 0.16 * (number % 4)
+        share = 0.18 + 0.16 * number + 0.05 * (begin[1] // ROW)
         x, y = (round(start[0] + (stop[0] - start[0]) * share), round(start[1] + (stop[1] - start[1]) * share) - 3)
         anchor = "middle"
     yield f'<path d="M{start[0]} {start[1]}L{stop[0]} {stop[1]}" stroke="#333" fill="none" marker-end="url(#tip)"/>'
-    yield f'<text x="{x}" y="{y}" text-anchor="{anchor}" stroke="#fff" stroke-width="4" paint-order="stroke">'
-    yield f"{escape(label)}</text>"
+    for look in (' stroke="#fff" stroke-width="4"', ""):  # white below the words, where lines cross them
+        yield f'<text x="{x}" y="{y}" text-anchor="{anchor}"{look}>{escape(label)}</text>'
 
 
 def table(machine: Machine) -> Iterator[str]:
@@ -246,8 +246,8 @@ def table(machine: Machine) -> Iterator[str]:
 HEAD = """# States
 
 **Generated** by `scripts/diagrams.py`, which puts a server in memory through every order of a few events and looks at
-what it says after each. What leaves a state as it is is left out. [The error codes](../reference/errors.md) are on their
-own page.
+what it says after each. What leaves a state as it is is left out. [The error codes](../reference/errors.md) are on$
+their own page.
 """
 MACHINES = {
     "A run": (
