@@ -14,7 +14,7 @@ from rkllm_twisted.cli.arguments import FILES, parser
 from rkllm_twisted.methods.results import ANSWERS
 
 METHODS = sorted(name for name in ANSWERS if not name.startswith("$"))
-"""What `rkllm call` can call; ``$/cancelRequest`` is of use within a connection only."""
+"""What ``rkllm call`` can call; ``$/cancelRequest`` is of use within a connection only."""
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _zsh(everywhere: list[Action], commands: list[Command]) -> Iterator[str]:
 
 
 def _zshOption(action: Action) -> str:
-    """A specification of `_arguments`; what it explains ends at a bracket."""
+    """A specification of ``_arguments``; what it explains ends at a bracket."""
     shown = (action.help or "").partition(" (default")[0].replace("[", "(").replace("]", ")")
     value = "" if action.nargs == 0 else _zshValue(action)
     return _quoted(f"{_names([action])[0]}[{shown}]{value}")
