@@ -15,8 +15,9 @@ What they say together is one family, or a problem in words. Nothing is guessed.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
-from pathlib import Path
+import stat
 
 from msgspec import Struct
 
@@ -76,7 +77,7 @@ def detect(path: str, probe: bool = True) -> Finding:
             on a machine that can run the library, and is not done on others.
     """
     try:
-        data = _contents(Path(path))
+        data = _contents(path)
         library = readSharedObject(data)
     except OSError as error:
         return _problem(path, f"it cannot be read: {error.strerror}")
@@ -117,12 +118,19 @@ def choose(finding: Finding, abi: str | None) -> Family:
     return FAMILIES[abi]
 
 
-def _contents(path: Path) -> bytes:
-    with path.open("rb") as file:
+def _contents(path: str) -> bytes:
+    with open(path, "rb", opener=_openedAtOnce) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotALibrary("not a regular file")
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise NotALibrary(f"too large for a library: more than {_LARGEST >> 20} MB")
     return data
+
+
+def _openedAtOnce(path: str, flags: int) -> int:
+    """Open a file; a named pipe too, at which one would wait for somebody who writes."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _problem(path: str, problem: str) -> Finding:

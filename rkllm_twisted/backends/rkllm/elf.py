@@ -14,6 +14,7 @@ from dataclasses import dataclass
 MACHINES = {183: "aarch64", 62: "x86_64", 40: "arm", 3: "i386", 243: "riscv64"}
 """EM_AARCH64 and others, under the names of ``uname -m``."""
 
+_PROGRAM = "/proc/self/exe"
 _MAGIC = b"\x7fELF"
 _CLASS_64, _LITTLE, _SHARED = 2, 1, 3  # ELFCLASS64, ELFDATA2LSB, ET_DYN
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr: name, type, flags, addr, offset, size, link, info, align, entsize
@@ -30,7 +31,7 @@ class SharedObject:
     """What was read.
 
     Attributes:
-        machine: Whom it is for, as ``uname -m`` says it.
+        machine: Whom it is for, one of `MACHINES` or its number.
         exports: The names that it defines for others.
     """
 
@@ -39,16 +40,39 @@ class SharedObject:
 
     @property
     def fitsThisMachine(self) -> bool:
-        """Whether this machine can run it."""
-        return self.machine == platform.machine()
+        """Whether this process can open it."""
+        return self.machine == thisMachine()
+
+
+def thisMachine() -> str:
+    """The machine that this Python is for.
+
+    Read from its own file: the kernel's answer to ``uname -m`` is another for a 32-bit Python on a 64-bit kernel, and
+    under ``setarch``.
+    """
+    try:
+        return _machineOf(_PROGRAM)
+    except OSError:  # no /proc here
+        return platform.machine()
 
 
 def foreignMachine(path: str) -> str | None:
-    """The machine that a shared object is for, if it is not this one."""
+    """The machine that an ELF file is for, if this Python is for another.
+
+    Raises:
+        OSError: It cannot be read.
+    """
+    machine = _machineOf(path)
+    return None if machine == thisMachine() else machine
+
+
+def _machineOf(path: str) -> str:
     with open(path, "rb") as file:
-        head = file.read(20)
-    machine = MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
-    return None if machine == platform.machine() else machine
+        return _named(int.from_bytes(file.read(20)[18:], "little"))
+
+
+def _named(machine: int) -> str:
+    return MACHINES.get(machine, f"machine {machine}")
 
 
 def readSharedObject(data: bytes) -> SharedObject:
@@ -67,7 +91,7 @@ def readSharedObject(data: bytes) -> SharedObject:
         kind, machine = struct.unpack_from("<HH", data, 16)
         if kind != _SHARED:
             raise NotALibrary("an ELF file, but not a shared library")
-        return SharedObject(MACHINES.get(machine, f"machine {machine}"), frozenset(_exports(data)))
+        return SharedObject(_named(machine), frozenset(_exports(data)))
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         if isinstance(error, NotALibrary):
             raise

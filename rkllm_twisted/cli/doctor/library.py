@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rkllm_twisted.backends.rkllm.elf import foreignMachine
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.cli.doctor.findings import Finding, State
 
@@ -52,7 +53,7 @@ def family(path: str, detect: Detect) -> Finding:
 def opens(path: str, patience: float = PATIENCE) -> Finding:
     """Whether the library and what it needs can be opened here; tried in a child process, which it may take down."""
     try:
-        if not _isForThisCPU(path):
+        if foreignMachine(path):  # the loader says of it that there is no such file
             return _closed("it is for another kind of CPU", "take the one for this machine")
         child = subprocess.run(
             [sys.executable, "-c", OPEN, os.path.abspath(path)],
@@ -73,19 +74,6 @@ def opens(path: str, patience: float = PATIENCE) -> Finding:
         *_, last = ["it ended the process", *child.stderr.splitlines()]
         return _closed(last.removeprefix("OSError: "))
     return Finding("opening it", State.OK, "the library and what it needs can be opened")
-
-
-def _isForThisCPU(path: str) -> bool:
-    """Whether class, byte order and machine of the ELF header are those of the interpreter.
-
-    Asked here because the loader says of a library for another machine that there is no such file.
-    """
-    kinds = []
-    for name in (sys.executable, path):
-        with open(name, "rb") as file:
-            header = file.read(20)
-            kinds.append(header[:6] + header[18:])
-    return kinds[0] == kinds[1]
 
 
 def _closed(reason: str, todo: str = "") -> Finding:

@@ -1,11 +1,14 @@
 """Which family a file is of: files of our own making, and the stand-in of every family."""
 
+import errno
 import hashlib
 import json
+import os
 import platform
 import re
 import struct
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends import rkllm
-from rkllm_twisted.backends.rkllm import detection, opening, probing
+from rkllm_twisted.backends.rkllm import detection, elf, opening, probing
 from rkllm_twisted.backends.rkllm.detection import Evidence, Finding, Undecided, choose, detect
 from rkllm_twisted.backends.rkllm.elf import NotALibrary, readSharedObject
 from rkllm_twisted.backends.rkllm.families import FAMILIES
@@ -187,6 +190,13 @@ def test_contradiction_of_text_and_default_parameters(tmp_path):
         opening.openOnce(path, FAMILIES["1.2.1"], "1.2.1")
 
 
+def test_library_in_the_working_directory(tmp_path, monkeypatch):
+    """Without a slash in its path the loader would look for it elsewhere, and find another one or none."""
+    buildStandin("1.3", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert evidence(detect("librkllmrt.so"), "probe").families == PROBED["1.3"]
+
+
 def test_default_parameters_decide_nothing(tmp_path):
     """They would leave one family of three; but that they tell it was tried on no board."""
     finding = detect(str(buildStandin("1.2.1", tmp_path, '-DSTANDIN_VERSION="a secret"')))
@@ -261,6 +271,22 @@ def test_file_that_is_no_runtime(tmp_path, compileLibrary):
         assert detect(str(path)) == Finding(str(path), None, None, [], problem)
 
 
+def test_no_waiting_at_a_pipe(tmp_path):
+    """Nobody writes into it."""
+    os.mkfifo(tmp_path / "pipe")
+    assert detect(str(tmp_path / "pipe")).problem == "not a regular file"
+    assert detect("/dev/null").problem == "not a regular file"
+    assert detect("").problem == "it cannot be read: No such file or directory"
+
+
+def test_file_that_may_not_be_read(tmp_path, monkeypatch):
+    def refused(path, flags):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    monkeypatch.setattr(os, "open", refused)  # root may read everything
+    assert detect(str(tmp_path / "l.so")).problem == "it cannot be read: Permission denied"
+
+
 def test_file_that_is_too_large(tmp_path, monkeypatch):
     monkeypatch.setattr(detection, "_LARGEST", 2**20)
     (tmp_path / "model").write_bytes(b"\x7fELF" + bytes(2**20))
@@ -290,6 +316,17 @@ def test_library_for_another_machine(compileLibrary):
     assert finding.family == "1.3"
     assert [each.source for each in finding.evidence] == ["hash", "text", "symbols"]
     assert readSharedObject(bytes(data)).machine == "riscv64"
+
+
+def test_this_machine_is_the_one_that_python_is_for(tmp_path, monkeypatch):
+    """Not the kernel's: a 32-bit Python on a 64-bit kernel opens no 64-bit library."""
+    assert elf.thisMachine() == platform.machine()
+    (tmp_path / "python").write_bytes(b"\x7fELF\x01\x01\x01".ljust(16, b"\0") + struct.pack("<HH", 2, 40))
+    monkeypatch.setattr(elf, "_PROGRAM", str(tmp_path / "python"))
+    assert elf.thisMachine() == "arm"
+    assert elf.foreignMachine(sys.executable) == platform.machine()
+    monkeypatch.setattr(elf, "_PROGRAM", str(tmp_path / "nowhere"))
+    assert elf.thisMachine() == platform.machine()
 
 
 @pytest.mark.parametrize(

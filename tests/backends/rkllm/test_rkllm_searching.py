@@ -1,5 +1,6 @@
 """Where the library is, and what is said where there is none."""
 
+import platform
 import struct
 from pathlib import Path
 
@@ -108,7 +109,10 @@ def test_library_for_another_machine_is_not_taken(elsewhere, monkeypatch, tmp_pa
     data[18:20] = struct.pack("<H", 243)
     (tmp_path / "foreign.so").write_bytes(data)
     monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "foreign.so"))
-    assert "foreign.so: it is for riscv64, and this machine is" in rkllm.unusable()
+    said = f"foreign.so: it is for riscv64, and this Python is for {platform.machine()}"
+    assert said in rkllm.unusable()
+    with pytest.raises(ValueError, match=said):  # when the daemon is started, not when a client loads a model
+        makeBackend(f"rkllm:library={tmp_path}/foreign.so")
 
 
 def test_library_that_is_none_is_not_taken(elsewhere, monkeypatch, tmp_path):
