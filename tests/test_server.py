@@ -374,6 +374,25 @@ async def test_refused_peers_that_stay_take_as_many_descriptors_as_served_ones(s
 
 
 @pytest_twisted.ensureDeferred
+async def test_line_that_does_not_end_keeps_nobody_out(served):
+    """W-LIMIT, W-CLIENTS: whoever has been told of it and lingers has had its place."""
+    server = await served(maxClients=1, lineLimit=0.1).start()
+    slow = await server.connect()
+    slow.transport.write(REQUEST[:20])
+    assert (await slow.lines(1))[0]["error"]["code"] == -32600
+    following = await server.connect()
+    following.ask("rkllm.is_running")
+    assert "result" in (await following.lines(1))[0]
+    third = await server.connect()
+    assert (await third.lines(1))[0]["error"]["code"] == -32001
+    for client in (slow, following, third):
+        client.transport.loseConnection()
+        await client.closed
+    await untilGone(server, 0)
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
 async def test_stop_closes_refused_connections_too(served):
     server = await served(maxClients=1).start()
     clients = [await server.connect() for _ in range(3)]

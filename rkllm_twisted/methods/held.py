@@ -17,7 +17,7 @@ from rkllm_twisted.methods.runs import Errand
 from rkllm_twisted.methods.table import Answer
 from rkllm_twisted.scheduling.scheduler import Scheduler
 from rkllm_twisted.values import RKLLMParam
-from rkllm_twisted.wire.connection import Call
+from rkllm_twisted.wire.connection import Call, Connection
 
 
 class HeldModel:
@@ -72,15 +72,16 @@ class HeldModel:
             raise ModelNotInitialized("load a model with rkllm.init first")
         return self._model
 
-    def load(self, param: RKLLMParam, file: OpenedFile) -> Deferred[Answer]:
+    def load(self, param: RKLLMParam, file: OpenedFile, by: Connection | None = None) -> Deferred[Answer]:
         """Load a model in the place of the one there is. For whoever has the turn.
 
         Args:
             param: What to load it with.
             file: Its file.
+            by: Who asked for it.
         """
         inside = structs.replace(param, model_path=file.path)
-        loading = self.unload().addCallback(lambda _: self._backend.init(inside))
+        loading = self.unload(by).addCallback(lambda _: self._backend.init(inside))
         loaded: Deferred[Any] = loading.addCallback(self._loaded, param, file)
         return loaded.addErrback(file.failed)
 
@@ -92,11 +93,11 @@ class HeldModel:
         self.count += 1
         return success(f"model loaded by the {self._backend.name} backend")
 
-    def unload(self) -> Deferred[None]:
+    def unload(self, by: Connection | None = None) -> Deferred[None]:
         """Free the model, if there is one. For whoever has the turn."""
         model, self._model = self._model, None
         files, self._files = list(self._files.values()), {}
-        self.history.forget()
+        self.history.forget(by)
         self.chosen.clear()
         freed = succeed(None) if model is None else model.destroy()
         return freed.addBoth(self._closed, files)

@@ -75,9 +75,13 @@ class History:
         self._lost.discard(connection)
         return {"history_lost": True}
 
-    def forget(self) -> None:
-        """The model is gone, and all history with it."""
-        if self._owner is not None:
+    def forget(self, by: Connection | None = None) -> None:
+        """The model is gone, and all history with it.
+
+        Args:
+            by: Who wanted it so, and has lost nothing by it.
+        """
+        if self._owner not in (None, by):
             self._lost.add(self._owner)
         self._owner = self._last = None
 

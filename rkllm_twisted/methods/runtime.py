@@ -31,7 +31,7 @@ from rkllm_twisted.values import (
     RKLLMInput,
     samplingOf,
 )
-from rkllm_twisted.wire.connection import Call
+from rkllm_twisted.wire.connection import Call, Connection
 from rkllm_twisted.wire.streams import LineStream, openStream
 
 
@@ -98,7 +98,9 @@ class RuntimeMethods:
         file = self._modelFile(param.model_path)
         checked = maybeDeferred(self._backend.checkParam, structs.replace(param, model_path=file.path))
         # It has its place in the line from now on, or a run in the same packet would come before it.
-        errand = self.held.errand(call, lambda: checked.addCallback(lambda _: self.held.load(param, file)))
+        errand = self.held.errand(
+            call, lambda: checked.addCallback(lambda _: self.held.load(param, file, call.connection))
+        )
         checked.addErrback(errand.giveUp)
         return errand.done.addErrback(file.failed)
 
@@ -191,10 +193,9 @@ class RuntimeMethods:
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
         if self._drained is not None and not self._runs:
-            drained, self._drained = self._drained, None
             if self._impatience is not None:
                 self._impatience.cancel()
-            drained.callback(None)
+            self._stopDraining(self._drained)
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
         """What was given, over the values that the model was loaded with."""
@@ -220,11 +221,11 @@ class RuntimeMethods:
 
     def destroy(self, call: Call, params: NoParams) -> Deferred[Answer]:
         """Free the model."""
-        return self.held.inTurn(call, self._destroyed)
+        return self.held.inTurn(call, lambda: self._destroyed(call.connection))
 
-    def _destroyed(self) -> Deferred[Answer]:
+    def _destroyed(self, by: Connection) -> Deferred[Answer]:
         self.held.model()
-        return self.held.unload().addCallback(lambda _: success("model destroyed"))
+        return self.held.unload(by).addCallback(lambda _: success("model destroyed"))
 
     @property
     def state(self) -> str:
@@ -254,12 +255,13 @@ class RuntimeMethods:
         if not self._runs or not drain:
             return self._freed()
         drained = self._drained = Deferred()
-        self._impatience = self._scheduler.clock.callLater(drain, self._loseImpatience)
+        # What runs still is aborted then, and not waited for: a prefill may be deaf to it. `destroy` has its own limit.
+        self._impatience = self._scheduler.clock.callLater(drain, lambda: self._stopDraining(drained))
         return drained.addCallback(lambda _: self._freed())
 
-    def _loseImpatience(self) -> None:
-        self._impatience = None
-        self._abortAll()
+    def _stopDraining(self, drained: Deferred[None]) -> None:
+        self._drained = self._impatience = None
+        drained.callback(None)
 
     def _freed(self) -> Deferred[None]:
         self._abortAll()

@@ -27,6 +27,14 @@ def flushErrors(_guard: LoggedErrors) -> Callable[..., LoggedErrors]:
     return flush
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _frozen() -> None:
+    """What is there before the tests of a module is not looked through again by the collection after each of them."""
+    gc.unfreeze()
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def _guard() -> Iterator[LoggedErrors]:
     """Fails the test for a failure that nobody handled, an error that was logged, or a call left waiting.

@@ -81,6 +81,18 @@ def test_whoever_clears_the_own_history_is_told_nothing(party, method):
     assert said(owner, "two") == ("two", False)
 
 
+RELOADING = ("rkllm.init", {"model_path": "any"})
+
+
+def test_whoever_loads_a_model_anew_is_told_nothing_and_another_owner_is(party):
+    owner, other, _ = party
+    owner.ask(*RELOADING)
+    assert said(owner, "two") == ("two", False)
+    other.ask("rkllm.destroy")
+    other.ask(*RELOADING)
+    assert said(owner, "three") == ("three", True)
+
+
 @pytest.mark.parametrize("method", CLEARING)
 @pytest.mark.parametrize(
     "refusal", [RuntimeCallFailed(function="f", status=-1), NotSupported(needs="x"), InvalidParams("x")]

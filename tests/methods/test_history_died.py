@@ -49,6 +49,7 @@ def test_history_that_died_between_two_runs_is_told_once(model, history):
     model.epoch += 1
     history.enter(model, mine, True)
     assert history.lossOf(mine, True) == LOST
+    history.told(mine)
     history.enter(model, mine, True)
     assert history.lossOf(mine, True) == {}
     assert model.cleared == 0  # a new process has nothing to clear

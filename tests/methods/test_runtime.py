@@ -1,10 +1,10 @@
 """What a transcript cannot show of rkllm.*: a backend that takes its time, or fails."""
 
 import msgspec
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from rkllm_twisted.backends.scripted import ScriptedBackend
+from rkllm_twisted.backends.scripted import ScriptedBackend, ScriptedGeneration, ScriptedModel
 from rkllm_twisted.errors import ModelLoadFailed, RuntimeCallFailed
 from rkllm_twisted.testing.peers import Server
 
@@ -213,6 +213,17 @@ def test_patience_ends():
     assert outcomes(messages) == [("run", " two")]
     [last] = draining.peer.received(0.2)
     assert last["result"]["finish_reason"] == "abort"
+    assert draining.done.called
+
+
+def test_patience_ends_with_a_generation_that_is_deaf(monkeypatch):
+    """The model is destroyed then, for which there is a limit; the prefill of a long prompt may take minutes."""
+    monkeypatch.setattr(ScriptedGeneration, "abort", lambda self: None)
+    monkeypatch.setattr(ScriptedModel, "destroy", lambda self: succeed(None))
+    draining = Draining(1.5)
+    draining.peer.received(1.4)
+    assert not draining.done.called
+    draining.peer.received(0.2)
     assert draining.done.called
 
 

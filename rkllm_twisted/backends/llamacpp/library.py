@@ -141,7 +141,7 @@ def _opened(ffi: Any, path: Path) -> Any:
         for name in dir(opened):
             if name != GLIBC_ONLY:
                 getattr(opened, name)
-    except AttributeError as error:
+    except ffi.error as error:
         raise LibraryUnusable(f"this llama.cpp lacks a function: {str(error).replace(str(path), path.name)}") from error
     return opened
 

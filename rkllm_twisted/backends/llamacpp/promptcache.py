@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 import msgspec
@@ -18,6 +17,7 @@ from msgspec import Struct
 
 from rkllm_twisted.backends.llamacpp.context import Place
 from rkllm_twisted.backends.llamacpp.header import withoutWaiting
+from rkllm_twisted.backends.unfinished import Unfinished
 from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.values import RKLLMPromptCacheParam
 
@@ -130,16 +130,19 @@ def save(path: str, cache: PromptCache, model: str) -> None:
 
 
 def _replace(path: Path, parts: list[bytes]) -> None:
-    handle, name = tempfile.mkstemp(prefix=".prompt-cache-", dir=path.parent)  # with mode 0600
+    unfinished = Unfinished(str(path.parent))
     try:
-        with open(handle, "wb") as file:
+        with open(unfinished.path, "xb", opener=_forItsOwner) as file:
             file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)
-    except BaseException:
-        os.unlink(name)
-        raise
+        os.replace(unfinished.path, path)
+    finally:
+        unfinished.close()
+
+
+def _forItsOwner(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def load(path: str, model: str, limit: int) -> PromptCache:

@@ -44,6 +44,14 @@ def unusable() -> str | None:
     return None if problem is None else f"{path}: {problem}"
 
 
+def _foreign(path: str) -> str | None:
+    """Why a library cannot be opened by this Python; the loader would say that there is no such file."""
+    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
+
+    machine = machineOf(path)
+    return None if machine == thisMachine() else f"it is for {machine}, and this Python is for {thisMachine()}"
+
+
 def makeBackend(options: dict[str, str]) -> IRuntime:
     """The runtime for ``rkllm:key=value:…``. Reads the library's file (7 MB), opens nothing.
 
@@ -53,7 +61,7 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
 
     Raises:
         ValueError: An option is unknown; there is no library; its family is not known, or not the one said; or it is
-            for another machine.
+            for another kind of machine.
     """
     for name in options:
         if name not in OPTIONS:
@@ -65,14 +73,6 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
     from rkllm_twisted.backends.rkllm.runtime import RkllmRuntime
 
     family = choose(detect(path, probe=False), abi)
-    if problem := _foreign(path):
+    if (problem := _foreign(path)) is not None:
         raise ValueError(f"{path}: {problem}")
     return RkllmRuntime(family, lambda: openOnce(path, family, abi))
-
-
-def _foreign(path: str) -> str | None:
-    """Why a library can be opened on no machine like this."""
-    from rkllm_twisted.backends.rkllm.elf import foreignMachine, thisMachine
-
-    machine = foreignMachine(path)
-    return machine and f"it is for {machine}, and this Python is for {thisMachine()}"

@@ -18,6 +18,7 @@ import hashlib
 import os
 import re
 import stat
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -77,7 +78,7 @@ def detect(path: str, probe: bool = True) -> Finding:
             on a machine that can run the library, and is not done on others.
     """
     try:
-        data = _contents(path)
+        data = _contents(Path(path))
         library = readSharedObject(data)
     except OSError as error:
         return _problem(path, f"it cannot be read: {error.strerror}")
@@ -118,19 +119,14 @@ def choose(finding: Finding, abi: str | None) -> Family:
     return FAMILIES[abi]
 
 
-def _contents(path: str) -> bytes:
-    with open(path, "rb", opener=_openedAtOnce) as file:
+def _contents(path: Path) -> bytes:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # or a pipe waits
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-            raise NotALibrary("not a regular file")
+            raise NotALibrary("it is not a file")
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise NotALibrary(f"too large for a library: more than {_LARGEST >> 20} MB")
     return data
-
-
-def _openedAtOnce(path: str, flags: int) -> int:
-    """Open a file; a named pipe too, at which one would wait for somebody who writes."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _problem(path: str, problem: str) -> Finding:
@@ -155,7 +151,8 @@ def _hashed(data: bytes, release: Release | None) -> Evidence:
 def _told(versions: list[str]) -> Evidence:
     if not versions:
         return Evidence("text", "no version", EVERY)
-    families = {family for version in versions for family in _familiesOf(version)}
+    each = [_familiesOf(version) for version in versions]
+    families = {family for known in each for family in known} if all(each) else set()  # one unknown may be the true one
     return Evidence("text", f"version {' and '.join(versions)}", tuple(key for key in EVERY if key in families))
 
 

@@ -6,16 +6,21 @@ Layout: the ELF specification of the System V ABI, chapter 4; ``man 5 elf``.
 
 from __future__ import annotations
 
+import os
 import platform
 import struct
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 MACHINES = {183: "aarch64", 62: "x86_64", 40: "arm", 3: "i386", 243: "riscv64"}
 """EM_AARCH64 and others, under the names of ``uname -m``."""
 
-_PROGRAM = "/proc/self/exe"
 _MAGIC = b"\x7fELF"
+_HEAD = 20
+"""Bytes of a file that tell its machine."""
 _CLASS_64, _LITTLE, _SHARED = 2, 1, 3  # ELFCLASS64, ELFDATA2LSB, ET_DYN
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr: name, type, flags, addr, offset, size, link, info, align, entsize
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
@@ -31,7 +36,7 @@ class SharedObject:
     """What was read.
 
     Attributes:
-        machine: Whom it is for, one of `MACHINES` or its number.
+        machine: Whom it is for, as ``uname -m`` says it.
         exports: The names that it defines for others.
     """
 
@@ -40,39 +45,33 @@ class SharedObject:
 
     @property
     def fitsThisMachine(self) -> bool:
-        """Whether this process can open it."""
+        """Whether this interpreter can open it."""
         return self.machine == thisMachine()
 
 
+@cache
 def thisMachine() -> str:
-    """The machine that this Python is for.
-
-    Read from its own file: the kernel's answer to ``uname -m`` is another for a 32-bit Python on a 64-bit kernel, and
-    under ``setarch``.
-    """
-    try:
-        return _machineOf(_PROGRAM)
-    except OSError:  # no /proc here
-        return platform.machine()
+    """Whom this interpreter is for. Under a kernel for 64 bits, which ``uname -m`` speaks of, it may be for 32."""
+    # What starts it may be a script, or unknown where it is embedded. An emulated process has the emulator's /proc.
+    for program in (sys.executable, "/proc/self/exe"):
+        with suppress(OSError), open(program or os.devnull, "rb") as file:
+            if (head := file.read(_HEAD)).startswith(_MAGIC):
+                return _machineIn(head)
+    return platform.machine()
 
 
-def foreignMachine(path: str) -> str | None:
-    """The machine that an ELF file is for, if this Python is for another.
+def machineOf(path: str) -> str:
+    """Whom a program or a shared object is for.
 
     Raises:
         OSError: It cannot be read.
     """
-    machine = _machineOf(path)
-    return None if machine == thisMachine() else machine
-
-
-def _machineOf(path: str) -> str:
     with open(path, "rb") as file:
-        return _named(int.from_bytes(file.read(20)[18:], "little"))
+        return _machineIn(file.read(_HEAD))
 
 
-def _named(machine: int) -> str:
-    return MACHINES.get(machine, f"machine {machine}")
+def _machineIn(head: bytes) -> str:
+    return MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
 
 
 def readSharedObject(data: bytes) -> SharedObject:
@@ -91,7 +90,7 @@ def readSharedObject(data: bytes) -> SharedObject:
         kind, machine = struct.unpack_from("<HH", data, 16)
         if kind != _SHARED:
             raise NotALibrary("an ELF file, but not a shared library")
-        return SharedObject(_named(machine), frozenset(_exports(data)))
+        return SharedObject(MACHINES.get(machine, f"machine {machine}"), frozenset(_exports(data)))
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         if isinstance(error, NotALibrary):
             raise

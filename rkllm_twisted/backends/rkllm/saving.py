@@ -10,16 +10,18 @@ system without such attributes a saved file has to be removed before it can be s
 
 from __future__ import annotations
 
+import errno
 import os
-import shutil
 import stat
-import tempfile
 from contextlib import suppress
 
+from rkllm_twisted.backends.unfinished import Unfinished
 from rkllm_twisted.errors import RuntimeCallFailed
 
 MARK = "user.rkllm_twisted.prompt_cache"
 """The name of the extended attribute."""
+ROOM = 1 << 16
+"""Bytes behind the end of a file that need a new block on any file system."""
 
 
 class PromptCacheFile:
@@ -39,16 +41,16 @@ class PromptCacheFile:
         self._target = target
         _refuseWhatIsNotOurs(target)
         try:
-            self._directory = tempfile.mkdtemp(prefix=".prompt-cache-", dir=os.path.dirname(target) or os.curdir)
+            self._unfinished = Unfinished(os.path.dirname(target) or os.curdir)
         except OSError as error:
             raise failed(os.strerror(error.errno or 0).lower()) from None
-        self.path = os.path.join(self._directory, "saved")
+        self.path = self._unfinished.path
 
     def putInPlace(self) -> None:
         """Move what the library wrote to where it belongs, readable by its owner only.
 
         Raises:
-            RuntimeCallFailed: It wrote nothing, or there is something else now.
+            RuntimeCallFailed: It wrote nothing, or may have lacked the room for all, or there is something else now.
         """
         if not os.path.isfile(self.path) or not os.path.getsize(self.path):
             raise failed(
@@ -57,6 +59,7 @@ class PromptCacheFile:
             )
         _refuseWhatIsNotOurs(self._target)
         try:
+            _checkRoom(self.path)
             _finish(self.path)
             os.replace(self.path, self._target)
         except OSError as error:
@@ -64,12 +67,22 @@ class PromptCacheFile:
 
     def close(self) -> None:
         """Remove what was not put in place."""
-        shutil.rmtree(self._directory, ignore_errors=True)
+        self._unfinished.close()
 
 
 def failed(reason: str) -> RuntimeCallFailed:
     """The error for a prompt cache that cannot be saved."""
     return RuntimeCallFailed(f"the prompt cache cannot be saved: {reason}", function="rkllm_run", status=-1)
+
+
+def _checkRoom(path: str) -> None:
+    """Fail where a file could be no longer than it is: the library does not say whether all of it could be written."""
+    with open(path, "r+b", buffering=0) as file:
+        length = file.seek(0, os.SEEK_END)
+        written = file.write(bytes(ROOM))
+        file.truncate(length)
+    if written != ROOM:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _finish(path: str) -> None:

@@ -5,7 +5,9 @@ import signal
 
 import pytest
 import pytest_twisted
+from twisted.internet.defer import Deferred
 
+from rkllm_twisted.backends.isolated import process
 from rkllm_twisted.errors import (
     BackendLost,
     InternalError,
@@ -191,11 +193,33 @@ async def test_hang_in_decode(children):
 
 
 @asynchronous
+async def test_hang_that_cannot_be_killed(children, monkeypatch, logged):
+    """Inside of a driver a process lives on: everybody is told, and the next child does not wait for it."""
+    monkeypatch.setattr(process, "STUCK", SHORT)
+    model = await children.load(token=SHORT)
+    child, pid = model._kept._child, model._kept._child.pid
+    ended = Deferred()
+    processEnded = child.processEnded
+    monkeypatch.setattr(child, "processEnded", lambda reason: (processEnded(reason), ended.callback(None)))
+    monkeypatch.setattr(child.transport, "signalProcess", lambda signal: None)
+    error, receiver = await errorOf(model, "one !pause")
+    assert error.data == {"hung": "decode took too long", "restarting": True}
+    assert receiver.text == "one"
+    assert (await stateOf(model))["pid"] != pid
+    assert isAlive(pid)
+    os.kill(pid, signal.SIGKILL)
+    await ended
+    assert await say(model, "one two") == ["one", "two"]
+    assert [event for event in logged if "cannot be killed: it is left" in event.get("log_format", "")]
+    children.forgive()
+
+
+@asynchronous
 async def test_hang_after_abort(children):
     """A runtime that does not hear, and one whose abort does not return."""
     model = await children.load("!abort:with=/nowhere", abort=SHORT)
-    for order in ("!deaf !pause", "!hold"):
-        receiver, generation = start(model, f"one {order}")
+    for order in ("!pause", "!hold"):
+        receiver, generation = start(model, f"!deaf one {order}")
         await receiver.firstResult
         generation.abort()
         with pytest.raises(BackendLost) as lost:
@@ -454,12 +478,15 @@ async def test_pipe_of_results_that_is_closed(children):
 
 @asynchronous
 async def test_pipe_of_requests_that_is_closed(children):
+    """The child has been reading already, so it may serve one more call before it ends."""
     model = await children.load(prefill=SHORT)
     await say(model, "!close=3 one")
+    gone = childGone(model)
     try:
         receiver, _ = start(model, "two")
         await receiver.ended
     except BackendLost:
         pass
+    await gone
     assert await say(model, "three") == ["three"]
     children.forgive()

@@ -1,6 +1,5 @@
 """Which family a file is of: files of our own making, and the stand-in of every family."""
 
-import errno
 import hashlib
 import json
 import os
@@ -17,9 +16,9 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends import rkllm
-from rkllm_twisted.backends.rkllm import detection, elf, opening, probing
+from rkllm_twisted.backends.rkllm import detection, opening, probing
 from rkllm_twisted.backends.rkllm.detection import Evidence, Finding, Undecided, choose, detect
-from rkllm_twisted.backends.rkllm.elf import NotALibrary, readSharedObject
+from rkllm_twisted.backends.rkllm.elf import NotALibrary, machineOf, readSharedObject, thisMachine
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.backends.rkllm.library import LibraryUnusable
 from rkllm_twisted.backends.rkllm.releases import RELEASES, Release
@@ -190,13 +189,6 @@ def test_contradiction_of_text_and_default_parameters(tmp_path):
         opening.openOnce(path, FAMILIES["1.2.1"], "1.2.1")
 
 
-def test_library_in_the_working_directory(tmp_path, monkeypatch):
-    """Without a slash in its path the loader would look for it elsewhere, and find another one or none."""
-    buildStandin("1.3", tmp_path)
-    monkeypatch.chdir(tmp_path)
-    assert evidence(detect("librkllmrt.so"), "probe").families == PROBED["1.3"]
-
-
 def test_default_parameters_decide_nothing(tmp_path):
     """They would leave one family of three; but that they tell it was tried on no board."""
     finding = detect(str(buildStandin("1.2.1", tmp_path, '-DSTANDIN_VERSION="a secret"')))
@@ -220,6 +212,12 @@ def test_contradiction_of_two_texts(compileLibrary):
     assert "its family may be 1.2.1 or 1.3 by its" in finding.problem
     assert "text (version 1.2.3 and 1.3.0)" in finding.problem
     assert finding.version is None
+
+
+def test_text_of_a_version_that_is_not_known_beside_one_that_is(compileLibrary):
+    finding = detect(compileLibrary(FROM_1_2_1, "1.3.0", "1.4.0"), probe=False)
+    assert finding.family is None
+    assert "its text (version 1.3.0 and 1.4.0) fits none of the releases that can be used" in finding.problem
 
 
 @pytest.mark.parametrize("version", ["1.4.0", "1.3.0b1", "1.0.1", "1.2"])
@@ -260,31 +258,18 @@ def test_nobody_can_say_what_is_no_library(tmp_path):
 def test_file_that_is_no_runtime(tmp_path, compileLibrary):
     (tmp_path / "text").write_text("not a library")
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
     cases = {
         tmp_path / "missing": "it cannot be read: No such file or directory",
         tmp_path: "it cannot be read: Is a directory",
+        tmp_path / "pipe": "it is not a file",
+        Path("/dev/zero"): "it is not a file",
         tmp_path / "text": "not an ELF file",
         tmp_path / "empty": "not an ELF file",
         compileLibrary(["something_else"]): "it exports no rkllm_init, so it is not an RKLLM runtime",
     }
     for path, problem in cases.items():
         assert detect(str(path)) == Finding(str(path), None, None, [], problem)
-
-
-def test_no_waiting_at_a_pipe(tmp_path):
-    """Nobody writes into it."""
-    os.mkfifo(tmp_path / "pipe")
-    assert detect(str(tmp_path / "pipe")).problem == "not a regular file"
-    assert detect("/dev/null").problem == "not a regular file"
-    assert detect("").problem == "it cannot be read: No such file or directory"
-
-
-def test_file_that_may_not_be_read(tmp_path, monkeypatch):
-    def refused(path, flags):
-        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
-
-    monkeypatch.setattr(os, "open", refused)  # root may read everything
-    assert detect(str(tmp_path / "l.so")).problem == "it cannot be read: Permission denied"
 
 
 def test_file_that_is_too_large(tmp_path, monkeypatch):
@@ -318,17 +303,6 @@ def test_library_for_another_machine(compileLibrary):
     assert readSharedObject(bytes(data)).machine == "riscv64"
 
 
-def test_this_machine_is_the_one_that_python_is_for(tmp_path, monkeypatch):
-    """Not the kernel's: a 32-bit Python on a 64-bit kernel opens no 64-bit library."""
-    assert elf.thisMachine() == platform.machine()
-    (tmp_path / "python").write_bytes(b"\x7fELF\x01\x01\x01".ljust(16, b"\0") + struct.pack("<HH", 2, 40))
-    monkeypatch.setattr(elf, "_PROGRAM", str(tmp_path / "python"))
-    assert elf.thisMachine() == "arm"
-    assert elf.foreignMachine(sys.executable) == platform.machine()
-    monkeypatch.setattr(elf, "_PROGRAM", str(tmp_path / "nowhere"))
-    assert elf.thisMachine() == platform.machine()
-
-
 @pytest.mark.parametrize(
     ("at", "value", "said"),
     [(4, 1, "32-bit"), (5, 2, "big-endian"), (16, 2, "not a shared library")],
@@ -339,6 +313,16 @@ def test_library_of_another_kind(at, value, said, compileLibrary):
     data[at] = value
     with pytest.raises(NotALibrary, match=said):
         readSharedObject(bytes(data))
+
+
+@pytest.mark.parametrize("program", [None, "", "/nowhere/python", "script"])
+def test_interpreter_that_is_started_by_something_else(program, tmp_path, monkeypatch):
+    """A wrapper, or a program that Python is embedded in: libraries for this machine must not be refused then."""
+    (tmp_path / "script").write_text('#!/bin/sh\nexec python3 "$@"\n')
+    expected = machineOf(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", program)
+    assert thisMachine.__wrapped__() == expected
 
 
 # The probe
@@ -369,6 +353,12 @@ def test_probe_of_other_defaults(compileLibrary):
         "struct room { char bytes[184]; }; struct room rkllm_createDefaultParam(void) { return (struct room){{7}}; }"
     )
     assert "not the documented ones" in probed(compileLibrary(FROM_1_2_1, code=other))
+
+
+def test_probe_of_a_bare_name(tmp_path, monkeypatch):
+    """The loader would look for it where libraries usually are, and open another one, or none."""
+    monkeypatch.chdir(Path(standin("1.3")).parent)
+    assert evidence(detect("librkllmrt.so"), "probe").families == ("1.3", "1.3.1")
 
 
 def test_probe_of_a_library_that_prints(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Prompt caches that runs save, and what the cache of the library must not be trusted with."""
 
 import os
+import resource
 import stat
 
 import pytest
@@ -97,6 +98,23 @@ def test_library_that_wrote_nothing(place):
     file = PromptCacheFile(str(place / "cache"))
     with pytest.raises(RuntimeCallFailed, match="the library wrote nothing"):
         file.putInPlace()
+    file.close()
+    assert os.listdir(place) == []
+
+
+@pytest.mark.parametrize(("most", "said"), [(50_000, "file too large"), (60_000, "no space left on device")])
+def test_file_that_may_be_short(place, most, said):
+    """A library on a full disk writes what fits, and the run returns 0. A limit of the size of files is the disk."""
+    file = PromptCacheFile(str(place / "cache"))
+    with open(file.path, "wb") as written:
+        written.write(bytes(50_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        with pytest.raises(RuntimeCallFailed, match=said):
+            file.putInPlace()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     file.close()
     assert os.listdir(place) == []
 

@@ -13,8 +13,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.servers import processor
 from rkllm_twisted.backends.llamacpp.context import BLOCK
 from rkllm_twisted.backends.llamacpp.generation import peakMemory
 from rkllm_twisted.backends.llamacpp.library import theLibrary
@@ -28,39 +30,37 @@ CONTEXT = 1280
 PARAM = {"max_context_len": CONTEXT, "top_k": 1, "ignore_eos_token": True}
 
 
-def processor(pid):
-    """The CPU time that a process has taken, in seconds, all its threads together."""
-    # What clock_getcpuclockid(3) makes of a pid on Linux; Python has that for threads only.
-    return time.clock_gettime(~pid << 3 | 2)
-
-
-def measured(side, work, *arguments):
+def measured(side: Direct | Daemon, work: Callable[..., float], *arguments: object) -> tuple[float, float]:
     """The seconds that work of a side takes, and the CPU seconds of that side's process in it."""
     began = processor(side.pid)
     seconds = work(*arguments)
     return seconds, processor(side.pid) - began
 
 
-def machine():
+def machine() -> str:
     """What the figures are of, in a line."""
     return f"{platform.machine()}, {os.cpu_count()} CPUs, Python {platform.python_version()}, one thread each"
 
 
 class Direct:
-    """llama.cpp in this process."""
+    """llama.cpp in this process.
 
-    def __init__(self, model):
+    Args:
+        model: A file, or a short name such as smollm2.
+    """
+
+    def __init__(self, model: str) -> None:
         self.pid = os.getpid()
         file = findModel(model)
         self._loaded = load(theLibrary(), file, contextLength=CONTEXT, threads=1)
         self._context = self._loaded.context
         self._prompting = Prompting(self._loaded.chatTemplate, self._loaded.vocabulary.specialText(), file.systemPrompt)
 
-    def tokens(self, prompt):
+    def tokens(self, prompt: str) -> list[int]:
         """The tokens of a prompt in the model's chat template."""
         return self._loaded.vocabulary.tokenize(self._prompting.turns.first(prompt, "user", False), CONTEXT)
 
-    def generate(self, prompt, count):
+    def generate(self, prompt: list[int], count: int) -> float:
         """Generate greedily and throw the tokens away.
 
         Returns:
@@ -77,15 +77,15 @@ class Direct:
         chain.close()
         return elapsed
 
-    def logits(self, prompt):
+    def logits(self, prompt: list[int]) -> float:
         """The last row of logits of a prompt. Returns seconds."""
         began = time.perf_counter()
         self._compute(prompt, len(prompt) - 1, lambda outputs: outputs and self._context.logits(outputs))
         return time.perf_counter() - began
 
-    def hiddenStates(self, prompt):
+    def hiddenStates(self, prompt: list[int]) -> float:
         """A row of hidden states for each token of a prompt. Returns seconds."""
-        began, rows = time.perf_counter(), []
+        began, rows = time.perf_counter(), list[bytes]()
         self._context.giveHiddenStates(True)
         self._compute(prompt, 0, lambda outputs: rows.append(self._context.hiddenStates(0, outputs)))
         b"".join(rows)
@@ -93,23 +93,28 @@ class Direct:
         self._context.giveHiddenStates(False)
         return elapsed
 
-    def _compute(self, prompt, firstOutput, blockDone):
+    def _compute(self, prompt: list[int], firstOutput: int, blockDone: Callable[[int], object]) -> None:
         self._context.cut(0, 0)
         for start in range(0, len(prompt), BLOCK):
-            block = prompt[start : start + BLOCK]
+            block: list[int | bytes] = [*prompt[start : start + BLOCK]]
             outputs = min(len(block), max(0, start + len(block) - firstOutput))
             self._context.compute(0, start, block, outputs)
             blockDone(outputs)
 
-    def peak(self):
+    def peak(self) -> float:
         """The most memory that this process ever had, in MB."""
         return peakMemory()
 
 
 class Daemon:
-    """``twistd rkllm`` in a process of its own, and a client that reads its lines and parses nothing."""
+    """``twistd rkllm`` in a process of its own, and a client that reads its lines and parses nothing.
 
-    def __init__(self, model, directory):
+    Args:
+        model: As `Direct`.
+        directory: Where its socket is.
+    """
+
+    def __init__(self, model: str, directory: str) -> None:
         path = os.path.join(directory, "s")
         twistd = str(Path(sys.executable).with_name("twistd"))
         self._process = subprocess.Popen(
@@ -117,7 +122,9 @@ class Daemon:
             stdout=subprocess.PIPE,
             text=True,
         )
-        while "Server started successfully" not in self._process.stdout.readline():
+        assert self._process.stdout is not None
+        self._output = self._process.stdout
+        while "Server started successfully" not in self._output.readline():
             pass
         self.pid = self._process.pid
         self.replyLength = 0
@@ -127,16 +134,16 @@ class Daemon:
         self.ask("rkllm.init", {"model_path": model, **PARAM})
         assert b'"success":true' in self.line()
 
-    def ask(self, method, *params):
+    def ask(self, method: str, *params: object) -> None:
         """Send a request."""
         message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [None, *params]}
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
-    def line(self):
+    def line(self) -> bytes:
         """The next line."""
         return self._lines.readline()
 
-    def generate(self, prompt, count):
+    def generate(self, prompt: list[int], count: int) -> float:
         """As `Direct.generate`, from the first line to the last with a token."""
         self.ask("rkllm.run", _tokenInput(prompt), {"max_new_tokens": count})
         self.line()
@@ -147,7 +154,7 @@ class Daemon:
         self._finish()
         return elapsed
 
-    def tensors(self, prompt, mode, rows, tensors):
+    def tensors(self, prompt: list[int], mode: int, rows: str, tensors: str) -> float:
         """The rows of a prompt; `replyLength` is then the length of their line, in bytes.
 
         Returns:
@@ -161,22 +168,22 @@ class Daemon:
         self._finish()
         return elapsed
 
-    def _finish(self):
+    def _finish(self) -> None:
         line = self.line()
         assert b'"_callback_state":2' in line, line[:200]
 
-    def peak(self):
+    def peak(self) -> float:
         """The most memory that its process ever had, in MB."""
         return peakMemory(Path(f"/proc/{self.pid}/status"))
 
-    def stop(self):
+    def stop(self) -> None:
         """Stop it, and wait for that."""
         self._lines.close()
         self._socket.close()
         self._process.terminate()
         self._process.wait()
-        self._process.stdout.close()
+        self._output.close()
 
 
-def _tokenInput(tokens):
+def _tokenInput(tokens: list[int]) -> dict[str, object]:
     return {"input_type": 1, "token_input": {"input_ids": tokens, "n_tokens": len(tokens)}}

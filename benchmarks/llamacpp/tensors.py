@@ -1,6 +1,6 @@
 """What logits and hidden states cost: replies of the daemon against llama.cpp driven directly, time and peak memory.
 
-    python benchmarks/cost_of_tensors.py [--model smollm2] [--rounds 7] [--quick]
+    python -m benchmarks.llamacpp.tensors [--model smollm2] [--rounds 7] [--quick]
 
 Logits are one row of the whole vocabulary, for a prompt of 8 tokens; hidden states are 1,000 rows, for one of 1,000
 tokens. The daemon spells both as JSON and as base64. Directly, the rows are copied out of C's memory and nothing is
@@ -20,21 +20,28 @@ import subprocess
 import sys
 import tempfile
 
-from sides import Daemon, Direct, machine, measured
+from benchmarks.llamacpp.sides import Daemon, Direct, machine, measured
 
 LOGITS, HIDDEN = 2, 1
+Figures = list[float]
 
 
 class Measure:
-    """One of the table's rows."""
+    """One of the table's rows.
 
-    def __init__(self, mode, spelling, rows):
+    Args:
+        mode: Of the run.
+        spelling: Of the tensors.
+        rows: How many tokens the prompt has in hidden mode.
+    """
+
+    def __init__(self, mode: int, spelling: str, rows: int) -> None:
         self.mode = mode
         self.spelling = spelling
         self.name = f"{rows} hidden states" if mode == HIDDEN else "1 row of logits"
         self.prompt = list(range(1000, 1000 + (rows if mode == HIDDEN else 8)))
 
-    def daemon(self, model):
+    def daemon(self, model: str) -> Figures:
         """Seconds, CPU seconds, MB and the bytes of the reply, through a daemon."""
         with tempfile.TemporaryDirectory() as directory:
             daemon = Daemon(model, directory)
@@ -43,15 +50,17 @@ class Measure:
             times = measured(daemon, daemon.tensors, self.prompt, self.mode, rows, self.spelling)
             peak = daemon.peak()
             daemon.stop()
-        return *times, peak, daemon.replyLength
+        return [*times, peak, daemon.replyLength]
 
-    def direct(self, model):
+    def direct(self, model: str) -> Figures:
         """Seconds, CPU seconds and MB in a process that does nothing else."""
-        command = [sys.executable, __file__, "--model", model, "--direct", json.dumps([self.mode, self.prompt])]
-        return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        work = json.dumps([self.mode, self.prompt])
+        command = [sys.executable, "-m", "benchmarks.llamacpp.tensors", "--model", model, "--direct", work]
+        figures: Figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+        return figures
 
 
-def driveDirectly(model, mode, prompt):
+def driveDirectly(model: str, mode: int, prompt: list[int]) -> None:
     """What the child process does."""
     direct = Direct(model)
     direct.generate(prompt[:8], 2)
@@ -59,7 +68,7 @@ def driveDirectly(model, mode, prompt):
     print(json.dumps([*times, direct.peak()]))
 
 
-def compare(measure, model, rounds):
+def compare(measure: Measure, model: str, rounds: int) -> str:
     """A row of the table."""
     pairs = []
     for number in range(rounds):
@@ -75,8 +84,9 @@ def compare(measure, model, rounds):
     return "  ".join(cells)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--quick", action="store_true", help="one round, and 100 hidden states")

@@ -1,6 +1,6 @@
 """What the daemon costs: 200 tokens through the socket against llama.cpp driven directly, time and peak memory.
 
-    python benchmarks/cost_of_the_daemon.py [--model smollm2] [--rounds 7] [--tokens 200] [--quick]
+    python -m benchmarks.llamacpp.tokens [--model smollm2] [--rounds 7] [--tokens 200] [--quick]
 
 Directly is a loop over the C functions, sample and decode, that throws the tokens away. The daemon runs in a process of
 its own and its client reads the socket and parses nothing. Both generate the same greedy answer to the same prompt, in
@@ -16,13 +16,14 @@ import argparse
 import statistics
 import tempfile
 
-from sides import Daemon, Direct, machine, measured
+from benchmarks.llamacpp.sides import Daemon, Direct, machine, measured
 
 PROMPT = "Tell me a long story about a fox."
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    """Measure what the command line asks for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="smollm2")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--tokens", type=int, default=200)
@@ -35,14 +36,15 @@ def main():
     with tempfile.TemporaryDirectory() as directory:
         direct, daemon = Direct(given.model), Daemon(given.model, directory)
         prompt = direct.tokens(PROMPT)
-        for warming in (direct, daemon):
+        both: tuple[Direct | Daemon, ...] = (direct, daemon)
+        for warming in both:
             warming.generate(prompt, 20)
         for number in range(rounds):
             # Who goes first alternates, so that a machine that slows down or speeds up favours neither.
-            order = (direct, daemon) if number % 2 else (daemon, direct)
+            order = both if number % 2 else both[::-1]
             times = {one: measured(one, one.generate, prompt, tokens) for one in order}
             ratios.append([one / other for one, other in zip(times[daemon], times[direct], strict=True)])
-            rates = [(tokens - 1) / times[one][0] for one in (direct, daemon)]
+            rates = [(tokens - 1) / times[one][0] for one in both]
             print(f"{number:5}  {rates[0]:12.1f}  {rates[1]:12.1f}  {ratios[-1][0]:19.3f}  {ratios[-1][1]:8.3f}")
         peaks = direct.peak(), daemon.peak()
         daemon.stop()
