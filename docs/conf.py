@@ -1,21 +1,52 @@
-"""The site of the documentation: ``make docs`` builds it. The pages are Markdown, as the repository shows them too."""
+"""The site of the documentation: the pages here, and the API by pydoctor below ``api/``."""
+
+import re
+from pathlib import Path
+
+from pygments.lexers.special import TextLexer
+from sphinx.application import Sphinx
 
 from rkllm_twisted import __version__
 
+ROOT = Path(__file__).parent.parent
+
 project = "rkllm-twisted"
-author = "the authors of rkllm-twisted"
-version = release = __version__
-
-extensions = ["myst_parser", "sphinxcontrib.mermaid"]
-# Links to a heading, such as methods.md#errors, as the repository's viewer makes them.
+author = "the rkllm-twisted authors"
+release = version = __version__
+extensions = ["myst_parser", "pydoctor.sphinx_ext.build_apidocs"]
+exclude_patterns = ["conf.py"]
 myst_heading_anchors = 3
-# A diagram is a fence with its name, which the repository's viewer draws too.
-myst_fence_as_directive = ["mermaid"]
-# Notations of our own and what is not code at all: shown as it is.
-highlight_language = "none"
-suppress_warnings = ["misc.highlighting_failure"]
-
 html_theme = "alabaster"
-html_title = f"rkllm-twisted {release}"
-html_theme_options = {"description": "The RKLLM runtime through one Unix socket", "fixed_sidebar": True}
-html_show_copyright = False
+html_theme_options = {"page_width": "76em", "description": "The RKLLM runtime on one Unix socket"}
+highlight_language = "text"
+
+pydoctor_args = [
+    f"--project-name=rkllm-twisted {__version__}",
+    "--docformat=google",
+    "--theme=readthedocs",
+    f"--project-base-dir={ROOT}",
+    "--html-output={outdir}/api",
+    "--privacy=HIDDEN:**._abi_*",
+    "--privacy=HIDDEN:**._xllamacpp_abi",
+    "--privacy=HIDDEN:**._llama_cpp_python_abi",
+    "--intersphinx-cache-path=/dev/null",
+    "--warnings-as-errors",
+    f"{ROOT / 'rkllm_twisted'}",
+]
+
+
+def outside(app: Sphinx, page: str, source: list[str]) -> None:
+    """Offer what a page links to outside of the docs as a file."""
+    directory = (ROOT / "docs" / page).parent
+
+    def offered(link: re.Match[str]) -> str:
+        isOutside = not (directory / link[2]).resolve().is_relative_to(ROOT / "docs")
+        return f"{{download}}`{link[1]} <{link[2]}>`" if isOutside else link[0]
+
+    source[0] = re.sub(r"\[([^\]]+)\]\(((?:\.\./)+[^)#:]+)\)", offered, source[0])
+
+
+def setup(app: Sphinx) -> None:
+    """Called by Sphinx."""
+    app.add_lexer("transcript", TextLexer)
+    app.connect("source-read", outside)

@@ -11,7 +11,7 @@ Each clause below is a test of `rkllm_twisted.testing.contract`, which runs over
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.plugin import IPlugin
@@ -36,6 +36,8 @@ from rkllm_twisted.values import (
 
 OnResult = Callable[[RKLLMResult, CallState], None]
 """What a blocking run calls with each result, from any thread. It never raises."""
+Received = tuple[RKLLMResult | EncodedResult, CallState]
+"""A result and its state."""
 
 
 class IRuntime(Interface):
@@ -189,12 +191,15 @@ class IRuntimeModel(Interface):
 class IResultReceiver(Interface):
     """Gets what a generation produces, in the reactor's thread.
 
-    Clauses: `resultReceived` any number of times, then exactly one of the two endings; nothing from inside
+    Clauses: `resultsReceived` any number of times, then exactly one of the two endings; nothing from inside
     `IModel.run`; nothing after the ending.
     """
 
-    def resultReceived(result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """A result, with the state NORMAL or WAITING."""
+    def resultsReceived(results: Sequence[Received]) -> None:
+        """Results in their order, at least one, each with the state NORMAL or WAITING.
+
+        As many as there are: a fast model then costs one call, and its client one packet, for a number of tokens.
+        """
 
     def generationFinished(perf: RKLLMPerfStat, reason: str | None) -> None:
         """The generation ended well, or was aborted (``reason`` "abort")."""
@@ -283,7 +288,7 @@ class IModelBackend(Interface):
         """Load a model. Fires with it, or fails as `IRuntime.init`."""
 
 
-class IBackendMaker(IPlugin, Interface):
+class IBackendMaker(IPlugin, Interface):  # an IPlugin is one; pydoctor, which does not read Twisted, is told
     """A plugin that makes a backend out of ``NAME:key=value:…`` (``--backend``).
 
     Found in ``twisted/plugins/`` of any package, as checkers are by ``twisted.cred.strcred``.

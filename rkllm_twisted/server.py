@@ -79,6 +79,7 @@ class ServerProtocol(LineReceiver):
         if self._lingering is not None:
             return
         hasEnded = False
+        self._outbox.hold()
         try:
             for line in self._framing.receive(data):
                 hasEnded = True
@@ -86,6 +87,8 @@ class ServerProtocol(LineReceiver):
         except LineTooLong:
             limit = self.factory.maxLine
             self._refuse(InvalidRequest(f"a line may have {limit} bytes, this one is longer"))
+        finally:
+            self._outbox.release()
         if self._framing.isUnfinished or self._unfinished is not None:
             self._limitLine(hasEnded)
 
@@ -115,7 +118,10 @@ class ServerProtocol(LineReceiver):
             return
         self.dataReceived(b"\n")  # ends a last line that has no end of its own
         if ISystemHandle.providedBy(self.transport) and IReactorFDSet.providedBy(self.factory.reactor):
-            self._hangup = HangupWatch(self.transport, self.factory.reactor)
+            try:
+                self._hangup = HangupWatch(self.transport, self.factory.reactor)
+            except OSError as error:  # no descriptor is free: that it has gone is seen when something is written to it
+                self.factory.log.warn("a client's end cannot be watched: {reason}", reason=error.strerror)
         self._connection.finishReading()
 
     def writeConnectionLost(self) -> None:

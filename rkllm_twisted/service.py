@@ -77,8 +77,12 @@ class RKLLMService(MultiService):
             ListeningService(address, self._factory.behind(access), reactor).setServiceParent(self)
 
     def startService(self) -> None:
-        """Listen, then load the model. Raises what keeps it from listening."""
-        super().startService()
+        """Listen, then load the model. Raises what keeps it from listening; it listens nowhere then."""
+        try:
+            super().startService()
+        except BaseException:
+            super().stopService()
+            raise
         if self._model is not None:
             self._runtime.preload(self._model).addCallbacks(self._loaded, self._notLoaded)
 

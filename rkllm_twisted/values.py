@@ -199,7 +199,7 @@ class RKLLMInferParam(Value, frozen=True):
     keep_history: Flag = 0
     """1 goes on after the earlier turns of this model, 0 starts anew."""
     max_new_tokens: Int32 = 0
-    """0 or less takes the value of init."""
+    """0 or less takes the value of init, which before runtime 1.3 is the most there is."""
 
 
 class RKLLMEmbedInput(Value, frozen=True):
@@ -312,7 +312,7 @@ class RKLLMInput(Value, frozen=True):
     role: Annotated[Text, Meta(max_length=255)] = "user"
     """``user``, or ``tool`` for the result of a function call."""
     enable_thinking: Flag = False
-    """True lets a model think that can be told to."""
+    """True lets a model think that can; on the NPU only with its own chat template (airockchip/rknn-llm issue 377)."""
     prompt_input: Text | None = None
     """A text, put into the model's chat template."""
     embed_input: RKLLMEmbedInput | None = None
@@ -461,6 +461,11 @@ class RKLLMResult(Struct, frozen=True):
     """Valid with the state FINISH only."""
     batch_index: int | None = None
     """Which of the inputs of a batch this is of; None where there is one input only."""
+
+    @property
+    def isToken(self) -> bool:
+        """Whether it is about a token."""
+        return self.token_id >= 0
 
 
 class EncodedResult(Struct, frozen=True):

@@ -1,11 +1,12 @@
-"""Writes docs/explanation/lives.md: the states of a run, of a generation in a child, and of a child, from the code.
+"""Draws the life of a child process and of a generation in it, by trying it out: docs/explanation/lives.md.
 
 The real objects are taken through everything that can happen to them, in every state, and what they do
 is written down. A test compares the page with what this writes.
 
-Usage: python scripts/lives.py [DEPTH] >docs/explanation/lives.md
+Usage: python -m scripts.lives [DEPTH [DIRECTORY]]
 
-DEPTH is the most events in a row, 8 where it is not given; more must change nothing.
+DEPTH is the most events in a row, 8 where it is not given; more must change nothing. What the daemon as a whole does is
+drawn by scripts/diagrams.py.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ from __future__ import annotations
 import sys
 from collections import deque
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from textwrap import wrap
 from typing import Any
 from unittest.mock import patch
 
-import msgspec
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.logger import globalLogBeginner
@@ -28,20 +29,18 @@ from rkllm_twisted.backends.isolated.generation import IsolatedGeneration
 from rkllm_twisted.backends.isolated.keeping import KeptChild
 from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.errors import BackendLost, ModelLoadFailed, RKLLMError, RuntimeCallFailed
-from rkllm_twisted.methods.runs import Run
-from rkllm_twisted.scheduling.scheduler import Scheduler
-from rkllm_twisted.values import NO_PERF, CallState, Delivery, RKLLMParam, RKLLMResult
-from rkllm_twisted.wire.connection import Connection
-from rkllm_twisted.wire.streams import openStream
+from rkllm_twisted.values import NO_PERF, CallState, RKLLMParam, RKLLMResult
+from scripts.lanes import Arrow, joined, picture
 
-HEAD = """# The lives of a run, of its generation and of a child
+HEAD = """# The lives of a child, and of a generation in it
 
-State diagrams, **generated** by `scripts/lives.py`: it takes the real objects through everything that can happen to
-them, in every state, and writes down what becomes of them. A box is a state, an arrow is what happens, and behind "→"
-stands what was said then. What changes nothing has no arrow. Where two arrows that leave a state have the same name,
-what was before decides: a second death, say, or an abort while the run began.
+[Why a child process](child.md) has the reasons; here is what it does. **Generated** by `scripts/lives.py`: it takes the
+real objects through everything that can happen to them, in every state, and writes down what becomes of them. What
+changes nothing and says nothing is left out. Where a state is left in two ways by the same event, what was before
+decides: a second death, say.
 """
-START = "[*]"
+PAGE = Path(__file__).parent.parent / "docs/explanation/lives.md"
+END = "ended"
 Events = dict[str, Callable[[], object]]
 
 
@@ -49,11 +48,13 @@ class Subject:
     """Something that lives.
 
     Attributes:
+        name: Of its picture.
         title: Its heading.
         words: What the heading is followed by.
         said: What it has told others since the last event.
     """
 
+    name = ""
     title = ""
     words = ""
 
@@ -69,101 +70,6 @@ class Subject:
         raise NotImplementedError
 
 
-class RunLife(Subject):
-    """A run, from its place in the line to its last line. Another turn has the model when it comes."""
-
-    title = "A run"
-    words = (
-        "`rkllm_twisted.methods.runs.Run`, from its place in the line to its last line (W-LAST). That is said once, "
-        "whatever happens after it; in *answered* it has been said, and only the model is not free yet. A deadline is "
-        "the request's own (`deadline`) or that of the line (`--queue-timeout`)."
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._clock = Clock()
-        self._scheduler = Scheduler(self._clock, patience=10)
-        self._other = self._scheduler.request("other", lambda turn: None, lambda error: None)
-        self._isCongested = False
-        self._connection = Connection(self._wrote, lambda: None, isCongested=lambda: self._isCongested)
-        [self._call] = self._connection.receive(b'{"jsonrpc":"2.0","id":1,"method":"rkllm.run"}')
-        self._started: Deferred[Any] | None = None
-        self._isAborted = self._hasSaid = self._isGone = False
-        self._run = Run(self._call, openStream(self._call, Delivery()), self._start, lambda run: None)
-        self._call.cancelled = self._run.abort
-        self._run.enter(self._scheduler, deadline=20)
-
-    def _start(self, receiver: object) -> Deferred[Any]:
-        self._started = Deferred()
-        return self._started
-
-    def abort(self) -> None:
-        """It is the generation too."""
-        self._isAborted = True
-
-    def _wrote(self, line: bytes) -> None:
-        answer = msgspec.json.decode(line)
-        result = answer.get("result", {})
-        error = answer.get("error", result.get("error"))
-        if error is not None:
-            self.said.append(f"{error['code']}" + (" in a line with state 3" if result else ""))
-        elif result["_callback_state"] == CallState.RKLLM_RUN_FINISH:
-            self.said.append(f"finish line, {result['finish_reason']}")
-        else:
-            self._hasSaid = True
-            self.said.append("line")
-
-    def state(self) -> str:
-        run = self._run
-        if not run.isRunning:
-            return "" if self._call.isEnded or self._isGone else "waits"
-        if self._isGone:
-            return "nobody is there"
-        if self._call.isEnded:
-            return "answered"
-        if self._isAborted:
-            return "aborted in its answer" if self._hasSaid else "aborted before its answer"
-        if not run.hasRun:
-            return "begins"
-        return "answers" if self._hasSaid else "prefill"
-
-    def events(self) -> Events:
-        events: Events = {
-            "cancelled or aborted": self._call.cancel,
-            "its client is gone": self._leave,
-            "deadline": lambda: self._clock.advance(20 if self._run.isRunning else 10),
-        }
-        if not self._run.isRunning:
-            return {**events, "its turn": self._other.end, "the daemon stops": self._scheduler.close}
-        if not self._run.hasRun:
-            assert self._started is not None
-            return {
-                **events,
-                "begun": lambda: self._started.callback(self),  # type: ignore[union-attr]  # as above
-                "refused": lambda: self._run.generationFailed(failed()),
-            }
-        return {
-            **events,
-            "result": self._result,
-            "result, too much is unread": self._resultTooMuch,
-            "the model has ended": lambda: self._run.generationFinished(
-                NO_PERF, "abort" if self._isAborted else "stop"
-            ),
-            "the model has failed": lambda: self._run.generationFailed(failed()),
-        }
-
-    def _leave(self) -> None:
-        self._isGone = True
-        self._connection.lost()
-
-    def _result(self) -> None:
-        self._run.resultReceived(RKLLMResult(text="so", token_id=1), CallState.RKLLM_RUN_NORMAL)
-
-    def _resultTooMuch(self) -> None:
-        self._isCongested = True
-        self._result()
-
-
 class FakeChild:
     """A process that does what the events say. Its part of `ChildProcess` is what `KeptChild` and a generation use."""
 
@@ -175,9 +81,9 @@ class FakeChild:
         self.calls: list[tuple[str, Deferred[bytes]]] = []
         self._ended = ended
 
-    def call(self, name: str, *arguments: object, onResult: object = None) -> Deferred[bytes]:
+    def call(self, name: str, *arguments: object, onResults: object = None) -> Deferred[bytes]:
         """Asked for something."""
-        self.onResult: Any = onResult
+        self.onResults: Any = onResults
         self.calls.append((name, Deferred()))
         return self.calls[-1][1]
 
@@ -209,6 +115,7 @@ class FakeChild:
 class GenerationLife(Subject):
     """A generation in a child process: a first result, others, and how long each step may take."""
 
+    name = "generation"
     title = "A generation in a child"
     words = (
         "`rkllm_twisted.backends.isolated.generation.IsolatedGeneration`. What takes too long costs the child its "
@@ -230,7 +137,7 @@ class GenerationLife(Subject):
         """As of `KeptChild`."""
         return self._ready
 
-    def resultReceived(self, result: object, state: CallState) -> None:
+    def resultsReceived(self, results: object) -> None:
         """As of `IResultReceiver`."""
         self._hasResult = True
         self.said.append("result")
@@ -265,7 +172,7 @@ class GenerationLife(Subject):
         return {
             **dies,
             "aborted": self._abort,
-            "result": lambda: self._child.onResult(RKLLMResult(text="so"), CallState.RKLLM_RUN_NORMAL),
+            "result": lambda: self._child.onResults([(RKLLMResult(text="so"), CallState.RKLLM_RUN_NORMAL)]),
             "the run has returned": lambda: self._child.answer(end),
             "the run has failed": lambda: self._child.answer(failed()),
             "too long": self._wait,
@@ -293,6 +200,7 @@ class GenerationLife(Subject):
 class ChildLife(Subject):
     """The child that is kept for a model. The second death in a row is one too many here; see --max-crashes."""
 
+    name = "child"
     title = "A child"
     words = (
         "`rkllm_twisted.backends.isolated.keeping.KeptChild`: one process at a time, for as long as the model is "
@@ -398,10 +306,6 @@ def codeOf(failure: Failure) -> int:
     return failure.value.code
 
 
-Arrow = tuple[str, str, str]
-"""From a state to a state, and what is written at it."""
-
-
 def explore(kind: type[Subject], depth: int) -> list[Arrow]:
     """Everything that can become of one.
 
@@ -409,8 +313,7 @@ def explore(kind: type[Subject], depth: int) -> list[Arrow]:
         kind: Of what.
         depth: The most events in a row. More than a life has states is enough.
     """
-    first = kind().state()
-    arrows: dict[Arrow, None] = {(START, first, ""): None}
+    arrows: dict[Arrow, None] = {}
     paths: deque[list[str]] = deque([[]])
     seen = set()
     while paths:
@@ -422,13 +325,12 @@ def explore(kind: type[Subject], depth: int) -> list[Arrow]:
         seen.add(known)
         for event in before.events():
             after = lived(kind, [*path, event])
-            name = after.state() or START
+            name = after.state() or END
             if name != before.state() or after.said:
-                arrows[(before.state(), name, ": ".join([event, *([", ".join(after.said)] if after.said else [])]))] = (
-                    None
-                )
+                arrows[(before.state(), name, event, ", ".join(after.said))] = None
             paths.append([*path, event])
-    return list(arrows)
+    states = list(dict.fromkeys(arrow[0] for arrow in arrows))
+    return sorted(arrows, key=lambda arrow: states.index(arrow[0]))
 
 
 def lived(kind: type[Subject], path: list[str]) -> Subject:
@@ -440,36 +342,34 @@ def lived(kind: type[Subject], path: list[str]) -> Subject:
     return subject
 
 
-def diagram(arrows: list[Arrow]) -> Iterator[str]:
-    """In Mermaid's words."""
-    yield "```mermaid"
-    yield "stateDiagram-v2"
-    names = list(dict.fromkeys(name for arrow in arrows for name in arrow[:2] if name != START))
-    ids = {START: START, **{name: f"s{number}" for number, name in enumerate(names)}}
-    for name in names:
-        yield f'    state "{name}" as {ids[name]}'
-    for (before, after), labels in joined(arrows).items():
-        said = "<br/>".join(label.replace(": ", " → ") for label in labels if label)
-        yield f"    {ids[before]} --> {ids[after]}" + (f": {said}" if said else "")
-    yield "```"
+def table(arrows: list[Arrow]) -> Iterator[str]:
+    """All of them in words."""
+    yield from ("| from | by | to | what is said |", "|---|---|---|---|")
+    for before, after, event, said in arrows:
+        yield f"| {before} | {event} | {after} | {said} |"
 
 
-def joined(arrows: list[Arrow]) -> dict[tuple[str, str], list[str]]:
-    """All that leads from one state to another is one arrow."""
-    found: dict[tuple[str, str], list[str]] = {}
-    for before, after, label in arrows:
-        found.setdefault((before, after), []).append(label)
-    return found
-
-
-def lines(depth: int) -> Iterator[str]:
-    """Those of the page."""
-    yield from HEAD.splitlines()
-    for kind in (RunLife, GenerationLife, ChildLife):
-        yield from ("", f"## {kind.title}", "", *wrap(kind.words, 120), "")
-        yield from diagram(explore(kind, depth))
+def pages(depth: int = 8) -> dict[Path, list[str]]:
+    """The page and its pictures, each as lines."""
+    lines, written = HEAD.splitlines(), {}
+    for kind in (GenerationLife, ChildLife):
+        arrows = explore(kind, depth)
+        name = f"lives-{kind.name}.svg"
+        written[PAGE.with_name(name)] = list(picture(joined(arrows)))
+        lines += [
+            "",
+            f"## {kind.title}",
+            "",
+            *wrap(kind.words, 120),
+            "",
+            f"![{kind.title}]({name})",
+            "",
+            *table(arrows),
+        ]
+    return {PAGE: lines, **written}
 
 
 if __name__ == "__main__":
     globalLogBeginner.beginLoggingTo([lambda event: None], redirectStandardIO=False)
-    sys.stdout.writelines(f"{line}\n" for line in lines(*map(int, sys.argv[1:] or [8])))
+    for path, lines in pages(*map(int, sys.argv[1:2])).items():
+        (Path(sys.argv[2]) / path.name if len(sys.argv) > 2 else path).write_text("\n".join(lines) + "\n")

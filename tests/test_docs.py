@@ -1,39 +1,50 @@
-"""What the README and the docs show is run: commands and Python in the order of the page, conversations by the player.
+"""Every command and snippet of the README and the docs runs. By the language of its block:
 
-What each kind of fence is for:
-
-- ``sh`` runs; the blocks of a page in order, in one shell. ``python`` runs in its place between them.
-- ``transcript`` is played with the backend in memory (those of functions.md with llama.cpp, by test_functions_page.py).
-- ``mermaid`` and ``{…}`` are for the site, and are looked at when that is built.
-- ``text`` is output, and what only a board or root can do; what is like a command in it is parsed at least.
-- Any other language must be word for word in a file of examples/, which has tests of its own.
+- ``sh``: the blocks of a page in order, in one shell.
+- ``python``, ``js``, ``bash``, ``go``: a part of a program in examples/, which has a test of its own.
+- ``transcript``: is played with the server, in functions.md by tests/test_functions_page.py.
+- ``diff``: applies to the code as it is.
+- ``text``: output, and what a test must not run; commands among it are listed here with the reason.
 """
 
-import importlib.util
 import os
-import pkgutil
 import re
-import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-import msgspec
 import pytest
+from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rkllm_twisted.backends.scripted import ScriptedBackend
-from rkllm_twisted.cli.arguments import parse
-from rkllm_twisted.cli.doctor import __file__ as DOCTOR
-from rkllm_twisted.errors import BY_CODE
-from rkllm_twisted.tap import Options
 from rkllm_twisted.testing.peers import Server
+from scripts.diagrams import pages
+from scripts.pages import PAGES as REFERENCE
+from scripts.pages import WRITERS
 from tests.end_to_end.daemon import needsModel
-from tests.test_transcripts import play
+from tests.playing import Transcript
+from tests.test_functions_page import agrees
 
 ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
+BLOCK = re.compile(r"^```(\S*)(?: [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+EXCERPTS = {"python": ".py .tac", "js": ".js", "bash": ".sh", "go": ".go"}
+"""The languages of which every block is a part of an example, and how the names of these end."""
+RUN = {"sh", "transcript", "diff", "text", "{toctree}", "{literalinclude}", *EXCERPTS}
+COMMAND = re.compile(
+    r"^(?:\$ )?((?:sudo|rkllm|twistd|pip|python3?|make|cp|cat|kill|journalctl|systemctl) .*)", re.MULTILINE
+)
+NOT_RUN = {
+    "first-token.md": "the tests are run in an environment that was made so (make run)",
+    "README.md": "make run is tried on a clean checkout",
+    "deploy.md": "writes to the system; the units are tested by tests/packaging",
+    "board.md": "needs a board",
+    "abi.md": "needs the vendor's library",
+    "fuzz.md": "takes minutes; tests/fuzz/test_fuzz.py runs it in short",
+}
+"""Pages with commands in ``text`` blocks, and why they are not run."""
 WITH_MODEL = (
     "README.md",
     "first-token.md",
@@ -45,57 +56,33 @@ WITH_MODEL = (
     "multi-turn.md",
     "several-inputs.md",
 )
-# What comes out of their commands is the same each time, and what the page shows of it is compared.
-REPEATABLE = ("errors.md", "several-users.md", "embed.md", "from-flask.md")
-PLAYED_ELSEWHERE = ("functions.md",)
-EXAMPLES = [path for path in sorted((ROOT / "examples").rglob("*")) if path.is_file() and path.suffix != ".pyc"]
-COMMANDS = re.compile(r"^(?:\$ )?(twistd|rkllm|python3?|pip|sudo|systemctl|cp|make|cat) ")
-# Commands that are shown and do not run, each page with the reason.
-NOT_RUN = {
-    "README.md": "what a run of `make run` looks like, which CI runs",
-    "first-token.md": "makes a virtual environment, as the Makefile does; at the end, needs a board",
-    "board.md": "needs a board, the vendor's library, or root",
-    "deploy.md": "needs root and systemd; test_systemd_units.py looks at the units, this one at the options",
-    "abi.md": "needs the vendor's library",
-    "fuzz.md": "what came out of a run that takes minutes",
-}
+WITH_BLOCKS = [page for page in PAGES if "```sh" in page.read_text()]
+DIAGRAMS = pages()
+PLAYED = [page for page in PAGES if "```transcript" in page.read_text() and page.name != "functions.md"]
 
 
-def fences(page):
-    """The fenced blocks of a page, as (language, text), but for those that are word for word in an example."""
-    found = re.findall(r"^```([^\n]*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
-    return [(language, text) for language, text in found if language == "text" or not isOfAnExample(text)]
+def nameOf(page):
+    """The name of a page in the name of its test."""
+    return str(page.relative_to(ROOT).with_suffix(""))
 
 
-def isOfAnExample(text):
-    return any(text in path.read_text() for path in EXAMPLES)
-
-
-def blocks(*languages):
-    """The blocks in one of some languages, each with its page."""
-    return [
-        pytest.param(page, text, id=f"{page.stem} {number}")
-        for page in PAGES
-        for number, (language, text) in enumerate(fences(page))
-        if language in languages
-    ]
+def blocksOf(page):
+    """The language and the text of each fenced block."""
+    return [(found[1], found[2]) for found in BLOCK.finditer(page.read_text())]
 
 
 def script(page):
     """The commands of a page. ``make`` is not run in them: its targets are tried on a clean checkout and by CI."""
-    found = [(language, text) for language, text in fences(page) if language in ("sh", "python")]
-    commands = [
-        text if language == "sh" else f"python - <<'PYTHON_BLOCK'\n{text}PYTHON_BLOCK\n" for language, text in found
-    ]
-    return "set -eu\n" + "".join(re.sub(r"^make .*\n", "", block, flags=re.MULTILINE) for block in commands)
-
-
-WITH_BLOCKS = [page for page in PAGES if any(language in ("sh", "python") for language, _ in fences(page))]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    return "set -eu\n" + "".join(re.sub(r"^make .*\n", "", block, flags=re.MULTILINE) for block in blocks)
 
 
 @pytest.mark.parametrize(
     "page",
-    [pytest.param(page, id=page.stem, marks=[needsModel] if page.name in WITH_MODEL else []) for page in WITH_BLOCKS],
+    [
+        pytest.param(page, id=nameOf(page), marks=[needsModel] if page.name in WITH_MODEL else [])
+        for page in WITH_BLOCKS
+    ],
 )
 def test_commands(page, tmp_path):
     commands = script(page)
@@ -115,82 +102,6 @@ def test_commands(page, tmp_path):
     if (tmp_path / "twistd.pid").exists():
         subprocess.run(["kill", (tmp_path / "twistd.pid").read_text()])
     assert shell.returncode == 0, said
-    if page.name in REPEATABLE:
-        shown = [line for language, text in fences(page) if language == "text" for line in text.splitlines()]
-        assert shown
-        assert [line for line in shown if line not in said.splitlines()] == [], said
-
-
-@pytest.mark.parametrize(
-    ("page", "text"), [block for block in blocks("transcript") if block.values[0].name not in PLAYED_ELSEWHERE]
-)
-def test_transcripts_are_what_happens(page, text):
-    play(text)
-
-
-@pytest.mark.parametrize(("page", "text"), [block for block in blocks("text") if "--> {" in block.values[1]])
-def test_requests_in_shortened_conversations_are_understood(page, text):
-    for line in re.findall(r"^--> (\{.*\})$", text, re.MULTILINE):
-        checkRequest(msgspec.json.decode(line))
-    for line in re.findall(r"^<-- (\{[^…\n]*\})$", text, re.MULTILINE):
-        assert msgspec.json.decode(line)["jsonrpc"] == "2.0"
-
-
-def checkRequest(request):
-    """Whether a request is one whose method exists and whose parameters can be read."""
-    clock = Clock()
-    server = Server(ScriptedBackend(clock), clock)
-    peer = server.connect()
-    peer.send(request)
-    refused = [line["error"] for line in peer.received() if "error" in line]
-    assert [error for error in refused if error["code"] in (-32600, -32601, -32602, -32700)] == []
-
-
-def commandsIn(text):
-    """The lines of an output that are commands, without their prompt; one that goes on on the next line is one."""
-    joined = re.sub(r"\\\n\s*", "", text)
-    return [line.removeprefix("$ ") for line in joined.splitlines() if COMMANDS.match(line)]
-
-
-@pytest.mark.parametrize(("page", "text"), [block for block in blocks("text") if commandsIn(block.values[1])])
-def test_commands_that_are_only_shown_have_a_reason_and_can_be_parsed(page, text):
-    assert page.name in NOT_RUN
-    for command in commandsIn(text):
-        words = shlex.split(command, comments=True)
-        if words[0] == "twistd" and "rkllm" in words:
-            checkOptions(words[words.index("rkllm") + 1 :])
-        elif words[0] == "rkllm":
-            parse(words[1:])
-
-
-def checkOptions(words):
-    """Whether twistd would know these options; whether they are right depends on the machine."""
-    options = Options({})
-    for name in words[0::2]:
-        assert name.startswith("--"), words
-        assert name.removeprefix("--") + "=" in options.longOpt, name
-    assert len(words) % 2 == 0, words
-
-
-def test_every_reason_is_needed():
-    pages = {page.name for page in PAGES for language, text in fences(page) if language == "text" and commandsIn(text)}
-    assert pages == set(NOT_RUN)
-
-
-def test_options_that_do_not_exist_are_seen():
-    with pytest.raises(AssertionError):
-        checkOptions(["--lisen", "unix:/tmp/rkllm.sock"])
-    with pytest.raises(AssertionError):
-        checkRequest({"jsonrpc": "2.0", "id": 1, "method": "rkllm.fly"})
-    with pytest.raises(SystemExit):
-        parse(["rnu", "hello"])
-
-
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_every_fence_is_of_a_kind_that_is_looked_at(page):
-    for language, text in fences(page):
-        known = language in ("sh", "python", "transcript", "text", "mermaid") or language.startswith("{")
-        assert known, f"a block of {language!r}: {text[:60]!r}"
 
 
 def test_make_targets_exist():
@@ -200,70 +111,76 @@ def test_make_targets_exist():
         subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_links_lead_somewhere(page):
     prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)#:]+)\)", prose):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_names_of_the_package_exist():
-    named = {name for page in PAGES for name in re.findall(r"`(rkllm_twisted(?:\.\w+)+)`", page.read_text())}
-    assert len(named) > 10
-    logged = {"rkllm_twisted.runtime"}  # the name of a logger
-    for name in sorted(named - logged):
-        pkgutil.resolve_name(name)
-
-
-def test_files_that_are_named_exist():
-    for page in PAGES:
-        prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-        for path in re.findall(r"`((?:rkllm_twisted|tests|scripts|benchmarks|packaging|docs)/[\w/.-]*)`", prose):
-            if path != "scripts/fix_freq_rk3588.sh":  # of the vendor's repository
-                assert (ROOT / path).exists(), f"{page.name}: {path}"
-
-
 def test_no_empty_page():
     assert all(page.read_text().strip() for page in PAGES)
 
 
-def test_every_page_is_in_the_index():
-    """Without a table of contents that the repository's viewer does not show."""
-    index = (ROOT / "docs/index.md").read_text()
-    linked = set(re.findall(r"\]\(([^)#:]+)\)", index)) | {"index.md"}
-    assert {str(page.relative_to(ROOT / "docs")) for page in PAGES[1:]} - linked == set()
+def test_every_block_is_of_a_language_that_is_run():
+    assert {(page.name, language) for page in PAGES for language, _ in blocksOf(page) if language not in RUN} == set()
 
 
-def test_page_of_the_errors_is_that_of_the_code():
-    page = (ROOT / "docs/reference/errors.md").read_text()
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in page.splitlines() if line.startswith("| -32")]
-    assert {tuple(row[:4]) for row in rows} == {
-        (str(code), summaryOf(kind), f"`{kind.__name__}`", "yes" if kind.retryable else "no")
-        for code, kind in BY_CODE.items()
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_excerpts_are_parts_of_the_examples(page):
+    for language, text in blocksOf(page):
+        if language in EXCERPTS:
+            programs = [path for path in (ROOT / "examples").rglob("*") if path.suffix in EXCERPTS[language].split()]
+            assert any(text in path.read_text() for path in programs), f"in no example:\n{text}"
+
+
+@pytest.mark.parametrize("page", PLAYED, ids=nameOf)
+def test_transcripts(page):
+    for language, text in blocksOf(page):
+        if language == "transcript":
+            clock = Clock()
+            played = []
+            transcript = WithGaps(text, Server(ScriptedBackend(clock), clock))
+            Deferred.fromCoroutine(transcript.play()).addBoth(played.append)
+            assert played == [None]
+
+
+class WithGaps(Transcript):
+    """A transcript that leaves out with … what does not matter."""
+
+    def agrees(self, expected, came):
+        return agrees(expected, came)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_commands_that_are_not_run_have_a_reason(page):
+    commands = [found for language, text in blocksOf(page) if language == "text" for found in COMMAND.findall(text)]
+    assert not commands or page.name in NOT_RUN, commands
+
+
+@pytest.mark.parametrize("name", WRITERS)
+def test_generated_pages(name):
+    """Else: make reference"""
+    assert (REFERENCE / name).read_text() == "\n".join(WRITERS[name]()) + "\n"
+
+
+@pytest.mark.parametrize("path", DIAGRAMS, ids=nameOf)
+def test_diagrams_are_of_what_the_server_does(path):
+    """Else: make reference"""
+    assert path.read_text() == "\n".join(DIAGRAMS[path]) + "\n"
+
+
+def test_every_page_is_on_the_site():
+    listed = set(re.findall(r"^(?:[^\n]*<)?([\w-]+/[\w-]+)>?$", (ROOT / "docs/index.md").read_text(), re.MULTILINE))
+    assert {str(page.relative_to(ROOT / "docs").with_suffix("")) for page in (ROOT / "docs").rglob("*.md")} == {
+        "index",
+        *listed,
     }
-    for row in rows:
-        data = set(re.findall(r"``(\w+)``", BY_CODE[int(row[0])].__doc__.partition("Data:")[2]))
-        assert data <= set(re.findall(r"`(\w+)`", row[4])), row[0]
 
 
-def summaryOf(kind):
-    return kind.__doc__.partition("\n")[0]
-
-
-def test_page_of_the_doctor_has_each_of_its_findings():
-    sources = "".join(path.read_text() for path in Path(DOCTOR).parent.glob("*.py"))
-    names = set(re.findall(r'Finding\(\s*"([^"]+)"', sources)) | {"backend NAME"}
-    page = (ROOT / "docs/howto/troubleshoot.md").read_text()
-    table = page.partition("| finding | ")[2].partition("\n\n")[0]
-    assert set(re.findall(r"^\| ([\w ]+?) \|", table, re.MULTILINE)) == names
-
-
-@pytest.mark.skipif(
-    any(importlib.util.find_spec(name) is None for name in ("sphinx", "myst_parser", "sphinxcontrib")),
-    reason="the extra docs is not installed: make docs",
-)
-def test_site_is_built_without_a_warning(tmp_path):
-    command = [sys.executable, "-m", "sphinx", "--quiet", "--fail-on-warning", "--keep-going"]
-    built = subprocess.run([*command, str(ROOT / "docs"), str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert built.returncode == 0, built.stderr
-    assert (tmp_path / "index.html").exists()
+def test_site(tmp_path):
+    pytest.importorskip("sphinx", reason="the extra docs is not installed; make docs builds the site")
+    command = [sys.executable, "-m", "sphinx", "--fail-on-warning", "--keep-going", "--quiet", str(ROOT / "docs")]
+    done = subprocess.run([*command, str(tmp_path / "site")], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "IModelBackend" in (tmp_path / "site/api/rkllm_twisted.interfaces.html").read_text()

@@ -177,6 +177,23 @@ def test_aLibraryThatOnlyTheDoctorWasTold(root: Path, installed: None) -> None:
     assert examined(machine, makers=makers).start == "twistd rkllm --backend llamacpp --model NAME_OR_PATH"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"), [(None, "library= names {}, which is not a file"), ("hello", "{}: not an ELF file")]
+)
+def test_aNamedLibraryThatIsNone(root: Path, tmp_path: Path, content: str | None, said: str) -> None:
+    """A problem wherever it is: somebody has asked for it. The backend is not called fit beside it."""
+    path = tmp_path / "librkllmrt.so"
+    if content is not None:
+        path.write_text(content)
+    machine = machines.pc(root)
+    report = examine(machine.look(), Subject(machine.path("s"), library=str(path)), BOTH)
+    found = finding(report, "library")
+    assert (found.state, found.found) == (State.PROBLEM, said.format(path))
+    backend = finding(report, "backend rkllm")
+    assert (backend.state, backend.found) == (State.ABSENT, f"library: {said.format(path)}")
+    assert report.serves == ["llamacpp"]
+
+
 def test_aBoardWithMainline(root: Path, installed: None) -> None:
     report = examined(machines.mainline(root))
     assert "rocket" in finding(report, "driver").found

@@ -10,9 +10,11 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory
+from twisted.internet.task import deferLater
 from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 
+from rkllm_twisted.access import Access
 from rkllm_twisted.backends.scripted import ScriptedBackend
 from rkllm_twisted.listening import AddressUnusable
 from rkllm_twisted.service import RKLLMService
@@ -85,6 +87,17 @@ async def test_path_in_use_fails_the_start(path):
     await second.stopService()
     assert "result" in await ask(path, "rkllm.get_constants")
     await first.stopService()
+
+
+@pytest_twisted.ensureDeferred
+async def test_start_that_fails_leaves_nothing(path):
+    """Of two sockets the first can be listened on, and the second is the same."""
+    twice = [(f"unix:{path}", Access()), (f"unix:{os.path.dirname(path)}//s", Access())]
+    service = RKLLMService(ScriptedBackend(reactor), twice, reactor)
+    with pytest.raises(AddressUnusable):
+        service.startService()
+    await deferLater(reactor, 0)  # the reactor closes it in its next turn
+    assert os.listdir(os.path.dirname(path)) == []
 
 
 @pytest_twisted.ensureDeferred

@@ -1,7 +1,9 @@
 """Peers that read slowly or not at all, on real sockets: what waits for them is bounded, and nobody else waits."""
 
+import errno
 import socket
 from itertools import count
+from types import SimpleNamespace
 
 import msgspec
 import pytest
@@ -13,6 +15,7 @@ from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Factory, Protocol
 from zope.interface import implementer
 
+from rkllm_twisted import sockets
 from rkllm_twisted.backends.scripted import ScriptedBackend, echo
 from rkllm_twisted.testing.peers import Server
 from tests.end_to_end.daemon import Daemon
@@ -279,6 +282,27 @@ async def test_peer_that_has_ended_its_writing_and_reads_late_gets_every_answer(
     assert last.get("error", last.get("result", {}).get("error"))["code"] == TOO_SLOW
     assert await slow.last(3)
     server.clients.remove(slow)
+    await server.stop()
+
+
+@pytest_twisted.ensureDeferred
+async def test_peer_that_has_ended_its_writing_is_served_without_a_free_descriptor(served, monkeypatch, logged):
+    """W-HALFCLOSE: watching for its end takes one."""
+
+    def exhausted():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(sockets, "select", SimpleNamespace(epoll=exhausted))
+    server = await served().start()
+    client = await server.connect()
+    client.run("one two")
+    client.transport.loseWriteConnection()
+    await client.ended
+    assert (await client.last())["result"]["finish_reason"] == "stop"
+    assert [event["reason"] for event in logged if "cannot be watched" in event["log_format"]] == [
+        "Too many open files"
+    ]
+    server.clients.remove(client)
     await server.stop()
 
 

@@ -232,7 +232,7 @@ class ScriptedGeneration:
         self._next = self._clock.callLater(self._interval, self._step)
         self._count += 1
         result = RKLLMResult(text=token[0], token_id=self._count, batch_index=token[1])
-        self._receiver.resultReceived(result, CallState.RKLLM_RUN_NORMAL)
+        self._receiver.resultsReceived([(result, CallState.RKLLM_RUN_NORMAL)])
 
     def _finish(self, reason: str) -> None:
         elapsed = (self._clock.seconds() - self._began) * 1000

@@ -31,6 +31,7 @@ from rkllm_twisted.interfaces import (
     IRuntime,
     IRuntimeModel,
     OnResult,
+    Received,
     refuseParam,
     refuseUnsupported,
 )
@@ -268,18 +269,21 @@ class ThreadedGeneration:
 
     def _deliver(self) -> None:
         self._isDeliveryPending = False
-        while self._results:
+        received: list[Received] = []
+        for _ in range(len(self._results)):  # what comes meanwhile has a delivery of its own
             result, state = self._results.popleft()
             if state is CallState.RKLLM_RUN_FINISH:
                 self._perf = result.perf
             elif state is CallState.RKLLM_RUN_ERROR:
                 self._hasError = True
-            elif not self._isAborted and not self._hasEnded:
-                self._handOver(result, state)
+            else:
+                received.append((result, state))
+        if received and not self._isAborted and not self._hasEnded:
+            self._handOver(received)
 
-    def _handOver(self, result: RKLLMResult, state: CallState) -> None:
+    def _handOver(self, received: list[Received]) -> None:
         try:
-            self._receiver.resultReceived(result, state)
+            self._receiver.resultsReceived(received)
         except Exception:  # noqa: BLE001  # a receiver's defect must not cost the results behind it
             self.log.failure("a receiver failed")
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     Commands = _SubParsersAction[ArgumentParser]
 
 DEFAULT_SOCKET = "/tmp/rkllm.sock"
+FILES = ("ADDRESS", "NAME_OR_PATH", "PATH")
+"""What stands for the value of an option that may be the path of a file."""
 Number = TypeVar("Number", int, float)
 
 
@@ -29,22 +31,24 @@ def parse(argv: Sequence[str] | None = None, environ: Mapping[str, str] = os.env
     Raises:
         SystemExit: After ``--help`` and ``--version`` (0), or with a line on standard error (2).
     """
-    return _parser(environ.get("RKLLM_UDS_PATH") or DEFAULT_SOCKET).parse_args(argv)
+    return parser(environ.get("RKLLM_UDS_PATH") or DEFAULT_SOCKET).parse_args(argv)
 
 
-def _parser(socket: str) -> ArgumentParser:
+def parser(socket: str = DEFAULT_SOCKET) -> ArgumentParser:
+    """The parser of the command line, with the default of ``--socket``."""
     description = "Ask a running RKLLM daemon (twistd rkllm), or see whether this machine can run one."
-    parser = ArgumentParser(prog="rkllm", description=description)
-    parser.add_argument("--version", action="version", version=f"rkllm {__version__}")
-    _addSocket(parser, socket)
+    command = ArgumentParser(prog="rkllm", description=description)
+    command.add_argument("--version", action="version", version=f"rkllm {__version__}")
+    _addSocket(command, socket)
     # Given before or after the command; where it is not given there, the one before must not be overwritten.
     everywhere = ArgumentParser(add_help=False)
     _addSocket(everywhere, SUPPRESS, shown=socket)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    commands = command.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_addRun, _addChat, _addStatus, _addCall, _addDoctor):
         add(commands, everywhere)
     _addDetect(commands)
-    return parser
+    _addCompletion(commands)
+    return command
 
 
 def _addSocket(parser: ArgumentParser, default: str, shown: str | None = None) -> None:
@@ -106,6 +110,11 @@ def _addDetect(commands: Commands) -> None:
     detect.add_argument("path", metavar="PATH", help="the library")
     detect.add_argument("--no-probe", action="store_false", dest="probe", help="only read the file, do not open it")
     detect.add_argument("--json", action="store_true", help="as JSON")
+
+
+def _addCompletion(commands: Commands) -> None:
+    completion = commands.add_parser("completion", help="write what makes a shell complete this command")
+    completion.add_argument("shell", choices=("bash", "zsh"), help="the shell, which evaluates it")
 
 
 def _number(text: str, kind: Callable[[str], Number], fits: Callable[[Number], bool], expected: str) -> Number:

@@ -1,4 +1,4 @@
-"""The commands that need no daemon and no reactor: ``rkllm detect`` and ``rkllm doctor``."""
+"""The commands that need no daemon and no reactor: ``rkllm detect``, ``rkllm doctor`` and ``rkllm completion``."""
 
 from __future__ import annotations
 
@@ -75,6 +75,14 @@ def doctor(options: Namespace, terminal: Terminal) -> int:
     return int(not report.serves)
 
 
+def completion(options: Namespace, terminal: Terminal) -> int:
+    """``rkllm completion``: what a shell evaluates."""
+    from rkllm_twisted.cli.completion import script
+
+    terminal.line(script(options.shell))
+    return 0
+
+
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows of equally many cells as lines, in columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -87,4 +95,4 @@ def _show(result: msgspec.Struct, lines: Sequence[str], isJson: bool, terminal: 
         terminal.line(line)
 
 
-COMMANDS = {"detect": detect, "doctor": doctor}
+COMMANDS = {"completion": completion, "detect": detect, "doctor": doctor}

@@ -29,7 +29,7 @@ from rkllm_twisted.cli.problems import (
 from rkllm_twisted.cli.terminal import Terminal
 from rkllm_twisted.client import RKLLMClient
 
-WITHOUT_DAEMON = ("detect", "doctor")
+WITHOUT_DAEMON = ("completion", "detect", "doctor")
 """The commands that look at this machine only; what they need is not imported for the others."""
 
 

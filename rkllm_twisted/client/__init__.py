@@ -1,4 +1,6 @@
-"""A client of the daemon for any Twisted program: Deferreds, and asynchronous iterators for what streams::
+"""A client of the daemon for any Twisted program: Deferreds, and asynchronous iterators for what streams.
+
+As in::
 
     from twisted.internet.task import react
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Sequence
 
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rkllm_twisted.errors import BackendLost, Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
-from rkllm_twisted.interfaces import IGeneration, IResultReceiver
+from rkllm_twisted.interfaces import IGeneration, IResultReceiver, Received
 from rkllm_twisted.methods.roots import OpenedFile
 from rkllm_twisted.methods.table import Answer, wireError
 from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Turn
-from rkllm_twisted.values import CallState, EncodedResult, RKLLMPerfStat, RKLLMResult
+from rkllm_twisted.values import RKLLMPerfStat
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.streams import LineStream
 
@@ -108,16 +108,12 @@ class Run:
         if self._isAborted:
             generation.abort()
 
-    def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """A line of the stream."""
-        if result.isToken if isinstance(result, EncodedResult) else result.token_id >= 0:
-            self.tokens += 1
-        if self.owner.isCongested():
-            self.giveUp(ReaderTooSlow("more waits for this client than may; read the stream faster"))
-            return
+    def resultsReceived(self, results: Sequence[Received]) -> None:
+        """Lines of the stream."""
+        self.tokens += sum([result.isToken for result, _state in results])
         try:
-            self._stream.result(result, state)
-        except ResultTooLarge as error:
+            self._stream.results(results)
+        except (ReaderTooSlow, ResultTooLarge) as error:
             self.giveUp(error)
 
     def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:

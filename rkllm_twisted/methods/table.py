@@ -55,7 +55,7 @@ class Method:
         """Decode the parameters and carry the call out."""
         params = self.parameters.decode(call.params)
         # Whoever finds a value wrong from here on knows its parameter's name; where it stood is known here.
-        call.located = lambda detail: self.parameters.locate(call.params, detail)
+        call.locate = self.parameters.locate
         return self._carryOut(call, params)
 
 

@@ -46,7 +46,9 @@ def _guard() -> Iterator[LoggedErrors]:
     @provider(ILogObserver)
     def observe(event: dict[str, Any]) -> None:
         if event["log_level"] is not None and event["log_level"] >= LogLevel.error:
-            errors.append(event.get("log_failure") or Failure(RuntimeError(str(event.get("log_format")))))
+            # "failure" is what Twisted of 24.3 has of an error in its reactor.
+            failure = event.get("log_failure") or event.get("failure")
+            errors.append(failure or Failure(RuntimeError(str(event.get("log_format")))))
 
     before = set(_delayedCalls())
     globalLogPublisher.addObserver(observe)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import threading
 from array import array
+from collections.abc import Sequence
 
 from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.interfaces import IResultReceiver
+from rkllm_twisted.interfaces import IResultReceiver, Received
 from rkllm_twisted.values import (
     CallState,
     EncodedResult,
@@ -56,8 +57,15 @@ class RecordingReceiver:
         """The ids of all tokens so far."""
         return [result.token_id for result in self.results if result.token_id >= 0]
 
-    def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+    def resultsReceived(self, results: Sequence[Received]) -> None:
         """See `IResultReceiver`."""
+        self._check(len(results) > 0, "no results")
+        for result, state in results:
+            self._received(result, state)
+        if not self.firstResult.called:
+            self.firstResult.callback(self.results[0])
+
+    def _received(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
         if isinstance(result, EncodedResult):
             self._check(json.loads(result.body)["_callback_state"] == state, "an encoded result of another state")
             result = decoded(result)
@@ -65,8 +73,6 @@ class RecordingReceiver:
         waits = state is CallState.RKLLM_RUN_WAITING
         self._check(not waits or result.text is None, f"text in the state WAITING: {result.text!r}")
         self.results.append(result)
-        if not self.firstResult.called:
-            self.firstResult.callback(result)
 
     def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:
         """See `IResultReceiver`."""

@@ -14,7 +14,6 @@ from rkllm_twisted.wire.messages import (
     Request,
     errorLine,
     idKey,
-    notificationLine,
     parse,
     parseEntry,
     resultLine,
@@ -40,51 +39,47 @@ class Call:
         batch: The batch that it came in, which takes its answer.
     """
 
+    __slots__ = ("_target", "batch", "cancelled", "connection", "id", "isEnded", "key", "locate", "method", "params")
+
     def __init__(self, connection: Connection, request: Request, batch: Batch | None = None) -> None:
         self.connection = connection
         self.batch = batch
+        self._target: Connection | Batch = connection if batch is None else batch
         self.method = request.method
         self.params = request.params
         self.id = request.id
+        self.key: bytes | str | None = None if request.id is None or request.id == NO_ID else idKey(request.id)
+        """What is the same for every spelling of its id; None if it has none."""
         self.isEnded = False
         self.cancelled: Callable[[], object] | None = None
         """What to do when nobody wants the answer any more; set by whoever carries the call out."""
-        self.located: Callable[[str], str] = str
-        """Turns the detail of an InvalidParams that names a parameter into one that names its place in the params."""
+        self.locate: Callable[[bytes, str], str] | None = None
+        """Given the params, turns the detail of an error that names a parameter into one that names its place there."""
 
-    def send(self, result: bytes) -> None:
-        """Write a line that is not the last."""
-        if self.id is not None:
-            self._write(resultLine(self.id, result))
-
-    def notify(self, method: bytes, params: bytes) -> None:
-        """Write a notification that belongs to this call."""
-        if self.id is not None:
-            self._write(notificationLine(method, params))
+    def write(self, lines: bytes) -> None:
+        """Write lines that are not the last."""
+        if self.id is not None and not self.isEnded:
+            self._target.write(lines)
 
     def finish(self, result: bytes) -> None:
         """Write the last line."""
-        if self.id is not None:
-            self._write(resultLine(self.id, result))
+        if self.id is not None and not self.isEnded:
+            self._target.write(resultLine(self.id, result))
         self._end()
 
     def fail(self, error: RKLLMError) -> None:
         """Write an error as the last line."""
-        if isinstance(error, InvalidParams | NotPermitted):
-            error.detail = self.located(error.detail)
-        if self.id is not None:
+        if self.locate is not None and isinstance(error, InvalidParams | NotPermitted):
+            error.detail = self.locate(self.params, error.detail)
+        if self.id is not None and not self.isEnded:
             # What cannot be read at all is answered as if the id could not be read either (JSON-RPC 2.0, section 5.1).
-            self._write(errorLine(NO_ID if error.code == -32700 else self.id, error))
+            self._target.write(errorLine(NO_ID if error.code == -32700 else self.id, error))
         self._end()
 
     def cancel(self) -> None:
         """Say that the answer is not wanted any more; the last line still comes, as W-CANCEL has it."""
         if not self.isEnded and self.cancelled is not None:
             self.cancelled()
-
-    def _write(self, line: bytes) -> None:
-        if not self.isEnded:
-            (self.connection if self.batch is None else self.batch).write(line)
 
     def _end(self) -> None:
         if not self.isEnded:
@@ -129,6 +124,18 @@ class Connection:
         permits: Whether the peer may call a method.
     """
 
+    __slots__ = (
+        "__weakref__",
+        "_close",
+        "_expectsMore",
+        "_named",
+        "_unnamed",
+        "isCongested",
+        "peer",
+        "permits",
+        "write",
+    )
+
     def __init__(
         self,
         write: Callable[[bytes], object],
@@ -143,7 +150,7 @@ class Connection:
         self.permits = permits
         self._close = close
         self._named: dict[bytes | str, Call] = {}
-        self._unnamed: set[Call] = set()
+        self._unnamed: dict[Call, None] = {}
         self._expectsMore = True
 
     def receive(self, line: bytes) -> list[Call]:
@@ -182,13 +189,13 @@ class Connection:
 
     def _open(self, request: Request, batch: Batch | None) -> list[Call]:
         call = Call(self, request, batch)
-        if request.id is None or request.id == NO_ID:
-            self._unnamed.add(call)
-        elif (key := idKey(request.id)) not in self._named:
-            self._named[key] = call
+        if call.key is None:
+            self._unnamed[call] = None
+        elif call.key not in self._named:
+            self._named[call.key] = call
         else:
             # Its id is that of another request, so it is answered as if it had none.
-            twice = InvalidRequest("$.id: a request with this id is in flight", id=Raw(request.id))
+            twice = InvalidRequest("$.id: a request with this id is in flight", id=Raw(request.id or NO_ID))
             (self if batch is None else batch).write(errorLine(NO_ID, twice))
             if batch is not None:
                 batch.entryEnded()
@@ -205,11 +212,12 @@ class Connection:
 
     def callEnded(self, call: Call) -> None:
         """The call has written its last line."""
-        if call.id is None or call.id == NO_ID:
-            self._unnamed.discard(call)
+        if call.key is None:
+            self._unnamed.pop(call, None)
         else:
-            del self._named[idKey(call.id)]
-        self._closeIfDone()
+            del self._named[call.key]
+        if not self._expectsMore:
+            self._closeIfDone()
 
     def finishReading(self) -> None:
         """The peer sends nothing more (W-HALFCLOSE): close when every call has ended."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 BARE_BYTES = 64 * 1024
 """The longest message that may lack its line feed."""
@@ -30,6 +30,8 @@ class Framing:
         limit: The longest line accepted, in bytes, its ending not counted.
     """
 
+    __slots__ = ("_limit", "_tries", "_unfinished")
+
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._unfinished = bytearray()
@@ -40,16 +42,22 @@ class Framing:
         """Whether a line has begun that has not ended."""
         return bool(self._unfinished)
 
-    def receive(self, data: bytes) -> Iterator[bytes]:
+    def receive(self, data: bytes) -> Iterable[bytes]:
         """Take the next bytes of the stream.
 
-        Yields:
+        Returns:
             Each line that they complete, without its ending and without blanks around it; empty ones are left out. And
-            each message that lacks its line feed.
+            each message that lacks its line feed. To be gone through to its end before the next bytes are taken.
 
         Raises:
-            LineTooLong: After the messages before the line that is too long.
+            LineTooLong: While that is gone through, after the messages before the line that is too long.
         """
+        if self._unfinished or len(data) > self._limit or data[-1:] != b"\n":
+            return self._pieces(data)
+        # Whole lines and nothing else, as most packets are: 0.5 us instead of 1.1 for a line.
+        return [line for ended in data.split(b"\n") if (line := ended.strip(_BLANK))]
+
+    def _pieces(self, data: bytes) -> Iterator[bytes]:
         *ended, rest = data.split(b"\n")
         for line in ended:
             self._keep(line)
@@ -97,7 +105,7 @@ def documentsOf(line: bytes) -> list[bytes]:
         line: Without a line feed.
 
     Returns:
-        These documents, and at last what is left, be it nothing, the beginning of one more, or no JSON at all.
+        These, and at last what is left, which is nothing, the beginning of one more, or no JSON at all.
     """
     documents = []
     text = line.decode("latin-1")  # one character a byte, so that a place in the text is a place in the line

@@ -6,11 +6,15 @@ nothing is decoded before somebody knows its type.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 from msgspec import Raw, Struct
 
 from rkllm_twisted.errors import InvalidRequest, ParseError, RKLLMError
 
+_ID_BEGINS = frozenset(b'"-0123456789')
+_PARAMS_BEGIN = frozenset(b"[{")
 BATCH_LIMIT = 64
 """The most entries of a batch."""
 NO_ID = b"null"
@@ -37,6 +41,15 @@ class Refused(Exception):
 
 
 class _Envelope(Struct):
+    jsonrpc: Literal["2.0"]
+    method: str
+    params: Raw = Raw(b"")
+    id: Raw = Raw(b"")
+
+
+class _AnyEnvelope(Struct):
+    """Of a request that is wrong in some way."""
+
     jsonrpc: Raw = Raw(b"")
     method: Raw = Raw(b"")
     params: Raw = Raw(b"")
@@ -44,10 +57,13 @@ class _Envelope(Struct):
 
 
 _decodeEnvelope = msgspec.json.Decoder(_Envelope).decode
+_decodeAnyEnvelope = msgspec.json.Decoder(_AnyEnvelope).decode
 _decodeEntries = msgspec.json.Decoder(list[Raw]).decode
 _decodeAny = msgspec.json.Decoder().decode
 encode = msgspec.json.Encoder().encode
 """A value into JSON."""
+encodeInto = msgspec.json.Encoder().encode_into
+"""A value into JSON that is written over what a bytearray has from a place on."""
 
 
 def parse(line: bytes) -> Request | list[bytes]:
@@ -64,14 +80,13 @@ def parse(line: bytes) -> Request | list[bytes]:
             line.decode()
         if line[:1] == b"[":
             return _entries(line)
-        envelope = _decodeEnvelope(line)
+        return _request(line)
     except msgspec.ValidationError:
         raise Refused(InvalidRequest("a request is a JSON object")) from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Refused(ParseError(str(error))) from None
     except RecursionError:
         raise Refused(ParseError("nested too deeply")) from None
-    return _request(envelope)
 
 
 def parseEntry(entry: bytes) -> Request:
@@ -95,18 +110,27 @@ def _entries(line: bytes) -> list[bytes]:
     return entries
 
 
-def _request(envelope: _Envelope) -> Request:
-    id = bytes(envelope.id) or None
-    if id is not None and not (id == NO_ID or id[:1] in b'"-0123456789'):
-        raise Refused(InvalidRequest("$.id: expected a string, a number or null"))
+def _request(line: bytes) -> Request:
+    try:
+        envelope = _decodeEnvelope(line)
+    except msgspec.ValidationError:
+        raise _refusal(_decodeAnyEnvelope(line)) from None
+    id, params = bytes(envelope.id), bytes(envelope.params)
+    if (id and id[0] not in _ID_BEGINS and id != NO_ID) or (params and params[0] not in _PARAMS_BEGIN):
+        raise _refusal(_decodeAnyEnvelope(line))
+    return Request(envelope.method, params, id or None)
+
+
+def _refusal(envelope: _AnyEnvelope) -> Refused:
+    """What is wrong with a request; its id is looked at first, for the answer goes to it."""
+    id = bytes(envelope.id)
+    if id and id[0] not in _ID_BEGINS and id != NO_ID:
+        return Refused(InvalidRequest("$.id: expected a string, a number or null"))
     if not _isString(envelope.jsonrpc) or _decodeAny(envelope.jsonrpc) != "2.0":
-        raise Refused(InvalidRequest('$.jsonrpc: expected "2.0"'), id or NO_ID)
+        return Refused(InvalidRequest('$.jsonrpc: expected "2.0"'), id or NO_ID)
     if not _isString(envelope.method):
-        raise Refused(InvalidRequest("$.method: expected a string"), id or NO_ID)
-    params = bytes(envelope.params)
-    if params and params[:1] not in b"[{":
-        raise Refused(InvalidRequest("$.params: expected an array or an object, or none"), id or NO_ID)
-    return Request(_decodeAny(envelope.method), params, id)
+        return Refused(InvalidRequest("$.method: expected a string"), id or NO_ID)
+    return Refused(InvalidRequest("$.params: expected an array or an object, or none"), id or NO_ID)
 
 
 def _isString(json: Raw) -> bool:

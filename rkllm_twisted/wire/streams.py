@@ -5,10 +5,11 @@ from __future__ import annotations
 import base64
 import sys
 from array import array
+from collections.abc import Sequence
 
 from msgspec import Raw
 
-from rkllm_twisted.errors import Cancelled, ResultTooLarge, RKLLMError
+from rkllm_twisted.errors import Cancelled, ReaderTooSlow, ResultTooLarge, RKLLMError
 from rkllm_twisted.values import (
     NO_HIDDEN_STATES,
     NO_LOGITS,
@@ -22,17 +23,19 @@ from rkllm_twisted.values import (
     RKLLMResultLogits,
 )
 from rkllm_twisted.wire.connection import Call
-from rkllm_twisted.wire.messages import encode, errorObject
+from rkllm_twisted.wire.messages import NO_ID, encode, encodeInto, errorObject, notificationLine, resultLine
 
+PIECE = 2**16
+"""The bytes of lines after which it is looked how much waits for the client."""
 PART = 2**18
 """The bytes of a tensor that are spelled at a time."""
 _NO_TENSORS = (
     b',"last_hidden_layer":{"hidden_states":null,"embd_size":0,"num_tokens":0}'
     b',"logits":{"logits":null,"vocab_size":0,"num_tokens":0}'
 )
-_TEXT_ONLY_END = {
-    state: b'%b,"perf":%b,"_callback_state":%d}' % (_NO_TENSORS, encode(NO_PERF), state) for state in CallState
-}
+_TEXT_ONLY_END = tuple(
+    b'%b,"perf":%b,"_callback_state":%d}' % (_NO_TENSORS, encode(NO_PERF), state) for state in range(len(CallState))
+)
 
 
 class Spelling:
@@ -96,25 +99,26 @@ class Spelling:
         self.checkTensors(len(data))
         if self._delivery.tensors == "json":
             return self._numbers(data), rows
-        return {"dtype": "<f4", "shape": [rows, width], "data": _base64(data)}, rows
+        return Raw(b'{"dtype":"<f4","shape":[%d,%d],"data":"%b"}' % (rows, width, _base64(data))), rows
 
     def _numbers(self, data: bytes) -> Raw:
         """A tensor as a JSON array. In parts: as objects of Python all its numbers would take 8 times their bytes."""
-        parts, size = [], 0
+        spelled = bytearray()
         for start in range(0, len(data), PART):
-            part = encode(array("f", data[start : start + PART]).tolist())[1:-1]
-            parts.append(part)
-            size += len(part)
-            self._delivery.checkReply(size)
-        return Raw(b"[%b]" % b",".join(parts))
+            place = max(0, len(spelled) - 1)  # of the bracket that ends what there is: it becomes that of this part
+            encodeInto(array("f", data[start : start + PART]).tolist(), spelled, place)
+            if start:
+                spelled[place] = ord(",")
+            self._delivery.checkReply(len(spelled))
+        return Raw(spelled)
 
 
-def _base64(data: bytes) -> str:
+def _base64(data: bytes) -> bytes:
     if sys.byteorder == "big":
         swapped = array("f", data)
         swapped.byteswap()
         data = swapped.tobytes()
-    return base64.b64encode(data).decode()
+    return base64.b64encode(data)
 
 
 class LineStream:
@@ -127,22 +131,44 @@ class LineStream:
 
     def __init__(self, call: Call, spelling: Spelling) -> None:
         self._call = call
+        self._id = call.id or NO_ID
         self._spelling = spelling
         self._hasStarted = False
 
     def acknowledge(self, message: str) -> None:
         """The line that ``rkllm.run_async`` sends first."""
-        self._call.send(encode({"success": True, "message": message}))
+        self._call.write(resultLine(self._id, encode({"success": True, "message": message})))
 
-    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """Data.
+    def results(self, results: Sequence[tuple[RKLLMResult | EncodedResult, CallState]]) -> None:
+        """Data, as many as there are: one write for all of them costs half as much as one for each.
 
         Raises:
-            ResultTooLarge: It is not sent.
+            ResultTooLarge: One of them; it and those behind it are not sent.
+            ReaderTooSlow: More waits for the client than may (W-SLOW); nor are they then.
         """
-        body = self._spelling.result(result, state)
-        self._hasStarted = True
-        self._call.send(body)
+        place = 0
+        while place < len(results):
+            if self._call.connection.isCongested():
+                raise ReaderTooSlow("more waits for this client than may; read the stream faster")
+            place = self._writeFrom(results, place)
+
+    def _writeFrom(self, results: Sequence[tuple[RKLLMResult | EncodedResult, CallState]], place: int) -> int:
+        """Write results until they are long enough to look how much waits; returns the place of the next."""
+        lines: list[bytes] = []
+        size = 0
+        try:
+            while place < len(results) and size < PIECE:
+                lines.append(line := self._line(*results[place]))
+                size += len(line)
+                place += 1
+        finally:
+            self._hasStarted |= bool(lines)
+            if size:
+                self._call.write(b"".join(lines))
+        return place
+
+    def _line(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        return resultLine(self._id, self._spelling.result(result, state))
 
     def finish(self, perf: RKLLMPerfStat, reason: str | None, **more: object) -> bool:
         """The last line of a run that ended well, or that was aborted (W-CANCEL).
@@ -183,17 +209,13 @@ class WholeStream(LineStream):
     def acknowledge(self, message: str) -> None:
         """There is only one response, and it comes at the end."""
 
-    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """Kept.
-
-        Raises:
-            ResultTooLarge: It makes the response too long.
-        """
+    def _line(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        """It is kept."""
         if isinstance(result, EncodedResult):
             raise TypeError("an encoded result cannot be joined to others")
         self._joined.add(result)
         self._spelling.checkTensors(self._joined.bytes)
-        self._hasStarted = True
+        return b""
 
     def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
         try:
@@ -207,21 +229,18 @@ class WholeStream(LineStream):
 class ProgressStream(WholeStream):
     """A stream spelled as a ``$/progress`` notification for each result, the last included, and then as a whole."""
 
-    def result(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        """A notification.
-
-        Raises:
-            ResultTooLarge: It, or the response that joins all, is too long.
-        """
-        super().result(result, state)
-        self._notify(self._spelling.result(result, state))
+    def _line(self, result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
+        super()._line(result, state)
+        return self._notification(self._spelling.result(result, state))
 
     def _end(self, state: CallState, perf: RKLLMPerfStat, more: dict[str, object]) -> None:
-        self._notify(self._spelling.long(RKLLMResult(token_id=-1, perf=perf), int(state), **more))
+        self._call.write(
+            self._notification(self._spelling.long(RKLLMResult(token_id=-1, perf=perf), int(state), **more))
+        )
         super()._end(state, perf, more)
 
-    def _notify(self, result: bytes) -> None:
-        self._call.notify(b"$/progress", b'{"token":%b,"value":%b}' % (self._call.id or b"null", result))
+    def _notification(self, result: bytes) -> bytes:
+        return notificationLine(b"$/progress", b'{"token":%b,"value":%b}' % (self._id, result))
 
 
 _STREAMS = {"lines": LineStream, "progress": ProgressStream, "whole": WholeStream}

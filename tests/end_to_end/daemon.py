@@ -17,14 +17,16 @@ BIN = Path(sys.executable).parent
 
 
 class Daemon:
-    """``twistd -n rkllm``, or another runner, in a process of its own."""
+    """``twistd -n rkllm``, or another runner or service, in a process of its own."""
 
-    def __init__(self, directory, *arguments, runner=("twistd", "-n", "--pidfile="), bin=BIN, environ=None):
+    def __init__(
+        self, directory, *arguments, runner=("twistd", "-n", "--pidfile="), service="rkllm", bin=BIN, environ=None
+    ):
         self.path = str(directory / "rkllm.sock")
         self.log = []
         environment = {**os.environ, "RKLLM_UDS_PATH": self.path, **(environ or {})}
         self.process = subprocess.Popen(
-            [str(bin / runner[0]), *runner[1:], "rkllm", *arguments],
+            [str(bin / runner[0]), *runner[1:], service, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

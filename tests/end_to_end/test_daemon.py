@@ -176,7 +176,11 @@ def test_daemonized_that_cannot_listen(tmp_path):
     """Whoever has started it is told so, and does not wait for a daemon that is gone."""
     command = [str(BIN / "twistd"), "rkllm", "--backend", "scripted"]
     twice = [f"--listen=unix:{tmp_path}/s", f"--listen=unix:{tmp_path}//s"]  # one path, seen only when it listens
-    done = subprocess.run([*command, *twice], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    ended, held = os.pipe()  # the daemon holds one end for as long as it lives
+    done = subprocess.run([*command, *twice], cwd=tmp_path, capture_output=True, text=True, timeout=60, pass_fds=[held])
+    os.close(held)
+    with open(ended, "rb") as pipe:
+        assert pipe.read() == b""
     assert done.returncode == 1
     assert "NotStarted: rkllm: " in done.stderr  # of the rest twistd reads 100 bytes
     log = (tmp_path / "twistd.log").read_text()

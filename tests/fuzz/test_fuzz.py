@@ -8,6 +8,7 @@ import pytest
 
 import rkllm_twisted.wire.connection as wire
 from rkllm_twisted.methods.runtime import RuntimeMethods
+from rkllm_twisted.wire.messages import resultLine
 from tests.fuzz import episodes, program, reading
 from tests.fuzz.judging import Found, Judge
 
@@ -38,7 +39,8 @@ def endTwice(patch):
     finish = wire.Call.finish
 
     def finishTwice(self, result):
-        self.send(result)
+        if self.id is not None:
+            self.write(resultLine(self.id, result))
         finish(self, result)
 
     patch.setattr(wire.Call, "finish", finishTwice)

@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "internal.h"
 
@@ -180,9 +181,20 @@ static void setMeaningless(const Run *run, RKLLMResult *result, LLMCallState sta
     (void)run, (void)state, (void)result;
 }
 
-static char *textFor(const Spoken *spoken, LLMCallState state) {
+/* The time of the callback, as text: whoever gets it knows how long it has been on its way. */
+static char *stamp(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    Text text = {0};
+    textAdd(&text, "%020lld", now.tv_sec * 1000000000LL + now.tv_nsec);
+    return text.bytes;
+}
+
+static char *textFor(const Run *run, const Spoken *spoken, LLMCallState state) {
     if (state == RKLLM_RUN_FINISH)
         return copyOf("(the text of FINISH means nothing)");
+    if (spoken && spoken->text && scriptNumber(run->script, "stamps", 0))
+        return stamp();
     return spoken ? copyOf(spoken->text) : NULL;
 }
 
@@ -190,7 +202,7 @@ static RKLLMResult *fillResults(Run *run, Garbage *garbage, const Spoken *spoken
                                 LLMCallState state) {
     RKLLMResult *results = (RKLLMResult *)(void *)(garbage->block + CANARY);
     for (int batch = 0; batch < run->model->batches; batch++) {
-        garbage->texts[batch] = textFor(spoken ? &spoken[batch] : NULL, state);
+        garbage->texts[batch] = textFor(run, spoken ? &spoken[batch] : NULL, state);
         results[batch].text = garbage->texts[batch];
         results[batch].token_id = state == RKLLM_RUN_FINISH ? 999999999 : spoken ? spoken[batch].id : 0;
         setMeaningless(run, &results[batch], state);

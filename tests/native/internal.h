@@ -239,7 +239,7 @@ float hiddenOf(int32_t id, size_t position, size_t column);
 
 /* prefill.c */
 
-void takeTime(Model *model, long milliseconds, bool isDeaf);
+void takeTime(Model *model, long microseconds, bool isDeaf);
 bool keepsHistory(const Run *run);
 void askForEmbeddings(const Run *run, const int32_t *ids, size_t count);
 void prefillAll(Run *run);

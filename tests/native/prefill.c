@@ -7,13 +7,14 @@
 #include "internal.h"
 
 /* An abort cuts it short, unless it is deaf. */
-void takeTime(Model *model, long milliseconds, bool isDeaf) {
-    if (milliseconds <= 0)
+void takeTime(Model *model, long microseconds, bool isDeaf) {
+    if (microseconds <= 0)
         return;
     struct timespec end;
     clock_gettime(CLOCK_REALTIME, &end);
-    end.tv_sec += milliseconds / 1000 + (end.tv_nsec + milliseconds % 1000 * 1000000) / 1000000000;
-    end.tv_nsec = (end.tv_nsec + milliseconds % 1000 * 1000000) % 1000000000;
+    end.tv_nsec += microseconds % 1000000 * 1000;
+    end.tv_sec += microseconds / 1000000 + end.tv_nsec / 1000000000;
+    end.tv_nsec %= 1000000000;
     pthread_mutex_lock(&model->lock);
     while ((isDeaf || !model->isAborted) && pthread_cond_timedwait(&model->changed, &model->lock, &end) != ETIMEDOUT)
         ;
@@ -98,6 +99,6 @@ void prefillAll(Run *run) {
         prefill(run, batch);
     note("{\"event\": \"prefill\", \"tokens\": %zu, \"reused\": %zu, \"cached\": %zu}", run->prompts[0].count,
          run->reused[0], model->caches[0].count);
-    takeTime(model, scriptNumber(run->script, "prefill_ms", 0), scriptNumber(run->script, "prefill_deaf", 1));
+    takeTime(model, 1000 * scriptNumber(run->script, "prefill_ms", 0), scriptNumber(run->script, "prefill_deaf", 1));
     arrive(run->script, "prefill");
 }

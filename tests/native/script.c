@@ -23,8 +23,8 @@ static const char *const KEYS[] = {
     "abort_ends", "after_abort", "async",   "bos",         "chatter",    "cpus",       "crash",        "endless",
     "eos",        "error",       "fail",    "finish",      "gate",       "grow",       "hang",         "hidden",
     "ids",        "init",        "log",     "perf",        "platform",   "prefill_ms", "prefill_deaf", "ranges",
-    "returns",    "rows",        "run",     "stale_abort", "token_ms",   "tokens",     "utf8",         "version",
-    "violations", "prefill_counts", NULL,
+    "returns",    "rows",        "run",     "stale_abort", "stamps",     "token_ms",   "token_us",     "tokens",
+    "utf8",       "version",     "violations", "prefill_counts", NULL,
 };
 
 static bool isKey(const char *key) {

@@ -134,7 +134,8 @@ static enum Step speakRound(Run *run, Round *round) {
         speakFor(run, batch, round);
     if (round->count == 0)
         return SAID_ALL;
-    takeTime(run->model, scriptNumber(run->script, "token_ms", 0), false);
+    long milliseconds = scriptNumber(run->script, "token_ms", 0);
+    takeTime(run->model, 1000 * milliseconds + scriptNumber(run->script, "token_us", 0), false);
     arriveAtToken(run->script, run->spoken + 1);
     if (scriptNumber(run->script, "error", -1) == (long)run->spoken + 1)
         return FAILED;

@@ -1,5 +1,7 @@
 """What the stand-in answers: echoes, scripts, tensors with known values."""
 
+import time
+
 import pytest
 
 from tests.native.build import FAMILIES
@@ -178,3 +180,11 @@ def test_tensor_is_held_unless_the_callback_returns_2(newest):
     kept = newest.drive(*orders, "calm", "run", "set", "mode", 0, "prompt", "{held}", "run", model="vocab=20")
     released = newest.drive(*orders, "run", "calm", "set", "mode", 0, "prompt", "{held}", "run", model="vocab=20")
     assert (kept.texts[-2], released.texts[-2]) == ('"160"', '"0"')
+
+
+def test_stamps_are_the_times_of_the_callbacks(newest):
+    before = time.monotonic_ns()
+    outcome = newest.drive(*run("prompt", "x"), script="tokens=a|b;stamps=1;token_us=1500;eos=none")
+    first, second = (int(text.strip('"')) for text in outcome.texts)
+    assert before < first < second < time.monotonic_ns()
+    assert second - first >= 1_500_000

@@ -2,6 +2,7 @@
 
 from rkllm_twisted.errors import Cancelled, ParseError
 from rkllm_twisted.wire.connection import Connection
+from rkllm_twisted.wire.messages import resultLine
 
 CALL = b'{"jsonrpc":"2.0","id":%b,"method":"m"}'
 
@@ -26,9 +27,9 @@ def test_one_last_line():
     """W-LAST: nothing follows it, whoever tries."""
     wire = Wire()
     call = wire.call()
-    call.send(b"1")
+    call.write(resultLine(b"1", b"1"))
     call.finish(b"2")
-    call.send(b"3")
+    call.write(resultLine(b"1", b"3"))
     call.finish(b"4")
     call.fail(Cancelled())
     assert wire.written == [b'{"jsonrpc":"2.0","id":1,"result":%b}\n' % result for result in (b"1", b"2")]

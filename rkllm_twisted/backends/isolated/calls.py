@@ -82,6 +82,7 @@ _decodeCall = msgspec.msgpack.Decoder(_Call).decode
 _decodeFailure = msgspec.msgpack.Decoder(_Failure).decode
 _decodeResult = msgspec.msgpack.Decoder(RKLLMResult).decode
 _decodeArguments = {name: msgspec.msgpack.Decoder(kind).decode for name, kind in ARGUMENTS.items()}
+_STATES = tuple(CallState)
 _ENCODED, _TOKEN = 0x10, 0x20
 """Flags beside the state in the first byte of a result: it is JSON already; it is about a token."""
 
@@ -107,7 +108,7 @@ def packResult(result: RKLLMResult | EncodedResult, state: CallState) -> bytes:
 def unpackResult(body: bytes) -> tuple[RKLLMResult | EncodedResult, CallState]:
     """A result, and its state."""
     flags = body[0]
-    state = CallState(flags & 0x0F)
+    state = _STATES[flags & 0x0F]
     if flags & _ENCODED:
         return EncodedResult(body[1:], bool(flags & _TOKEN)), state
     return _decodeResult(memoryview(body)[1:]), state

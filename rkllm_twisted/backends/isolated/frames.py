@@ -28,6 +28,9 @@ class Kind(IntEnum):
     """From the child: the call has failed."""
 
 
+_KINDS = {int(kind): kind for kind in Kind}  # 0.1 us instead of 0.35 for Kind(number)
+
+
 def frame(kind: Kind, call: int, body: bytes = b"") -> bytes:
     """A frame.
 
@@ -54,18 +57,25 @@ class FrameReader:
         Raises:
             ValueError: This is no stream of frames.
         """
-        self._unread += data
+        unread: bytes | bytearray = data
+        if self._unread:
+            self._unread += data
+            unread = self._unread
         place = 0
         try:
-            while len(self._unread) - place >= _HEAD.size:
-                length, number, call = _HEAD.unpack_from(self._unread, place)
-                kind = Kind(number)  # before its body is waited for: in what is no stream of frames that may take ever
+            while (begin := place + _HEAD.size) <= len(unread):
+                length, number, call = _HEAD.unpack_from(unread, place)
+                # Before its body is waited for: in what is no stream of frames that may take ever.
+                if (kind := _KINDS.get(number)) is None:
+                    raise ValueError(f"no frame is of the kind {number}")
                 if length > LONGEST:
                     raise ValueError(f"a frame of {length} bytes, the limit is {LONGEST}")
-                end = place + _HEAD.size + length
-                if end > len(self._unread):
+                if (end := begin + length) > len(unread):
                     break
-                yield kind, call, bytes(memoryview(self._unread)[place + _HEAD.size : end])
+                yield kind, call, bytes(unread[begin:end])
                 place = end
         finally:
-            del self._unread[:place]
+            if unread is data:
+                self._unread += data[place:]
+            else:
+                del self._unread[:place]

@@ -15,8 +15,8 @@ from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.keeping import KeptChild
 from rkllm_twisted.backends.isolated.process import ChildProcess
 from rkllm_twisted.errors import BackendLost, InternalError, RuntimeCallFailed
-from rkllm_twisted.interfaces import IGeneration, IResultReceiver
-from rkllm_twisted.values import NO_PERF, CallState, EncodedResult, RKLLMResult
+from rkllm_twisted.interfaces import IGeneration, IResultReceiver, Received
+from rkllm_twisted.values import NO_PERF
 
 NOT_BEGUN = calls.RunEnd("abort", NO_PERF, False)
 
@@ -59,7 +59,7 @@ class IsolatedGeneration:
         if self._isAborted:
             return None
         self._child = child
-        done = child.call(name, *arguments, onResult=self._resulted)
+        done = child.call(name, *arguments, onResults=self._resulted)
         self._expect(self._prefillLimit)
         return done
 
@@ -74,13 +74,13 @@ class IsolatedGeneration:
         if self._child is not None:
             self._child.hang(f"{self._what} took too long")
 
-    def _resulted(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+    def _resulted(self, received: list[Received]) -> None:
         if self._isAborted or self._hasEnded:
             return
         self._what = "decode"
         self._expect(self._kept.limits.token)
         try:
-            self._receiver.resultReceived(result, state)
+            self._receiver.resultsReceived(received)
         except Exception:  # noqa: BLE001  # a receiver's defect must not cost the results behind it
             self.log.failure("a receiver failed")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import sys
@@ -20,9 +21,13 @@ from rkllm_twisted.backends.isolated.child import REQUESTS, RESULTS
 from rkllm_twisted.backends.isolated.frames import FrameReader, Kind, frame
 from rkllm_twisted.backends.isolated.output import Output
 from rkllm_twisted.errors import BackendLost
-from rkllm_twisted.values import CallState, EncodedResult, RKLLMResult
+from rkllm_twisted.interfaces import Received
 
-OnResult = Callable[[RKLLMResult | EncodedResult, CallState], None]
+OnResults = Callable[[list[Received]], None]
+TWISTED_READS = 8192
+"""Bytes of a pipe that Twisted reads at a time (``twisted.internet.fdesc.readFromFD``)."""
+PIPE = 2**20
+"""Bytes that the pipe of results may hold, and that are read of it at a time."""
 PATIENCE = 1.0
 """Seconds from the end of a child to that of its pipes: another process may have inherited them."""
 STUCK = 10.0
@@ -49,7 +54,9 @@ class ChildProcess(ProcessProtocol):
     def __init__(self, reactor: Any, description: str, ended: Callable[[BackendLost], object]) -> None:
         self._reactor = reactor
         self._ended = ended
-        self._calls: dict[int, tuple[Deferred[bytes], OnResult | None]] = {}
+        self._calls: dict[int, tuple[Deferred[bytes], OnResults | None]] = {}
+        self._onResults: OnResults | None = None
+        self._results: list[Received] = []
         self._count = 0
         self._reader = FrameReader()
         self._output = {1: Output(reactor, "stdout"), 2: Output(reactor, "stderr")}
@@ -66,6 +73,8 @@ class ChildProcess(ProcessProtocol):
         with open(os.devnull, "rb") as nothing:
             childFDs = {0: nothing.fileno(), 1: "r", 2: "r", REQUESTS: "w", RESULTS: "r"}
             self.transport: Any = reactor.spawnProcess(self, command[0], command, env=environ, childFDs=childFDs)
+        with suppress(OSError):  # where the kernel allows no more, it stays as it is
+            fcntl.fcntl(self.transport.pipes[RESULTS], fcntl.F_SETPIPE_SZ, PIPE)
         self.pid: int | None = self.transport.pid
 
     # Calls
@@ -75,13 +84,13 @@ class ChildProcess(ProcessProtocol):
         """Whether it has been asked for nothing that it has not answered."""
         return not self._calls
 
-    def call(self, name: str, *arguments: Any, onResult: OnResult | None = None) -> Deferred[bytes]:
+    def call(self, name: str, *arguments: Any, onResults: OnResults | None = None) -> Deferred[bytes]:
         """Have the child do something.
 
         Args:
             name: Of `calls.ARGUMENTS`.
             arguments: Of its types.
-            onResult: Gets the results of a run.
+            onResults: Gets the results of a run, as many at a time as have come.
 
         Returns:
             Fires with the answer, packed; fails with the child's error, or with BackendLost if it ends before.
@@ -91,7 +100,7 @@ class ChildProcess(ProcessProtocol):
         if self.lost is not None:
             done.errback(Failure(again(self.lost)))
             return done
-        self._calls[self._count] = done, onResult
+        self._calls[self._count] = done, onResults
         self._write(frame(Kind.CALL, self._count, calls.packCall(name, arguments)))
         return done
 
@@ -113,25 +122,51 @@ class ChildProcess(ProcessProtocol):
             return
         if self._isUnreadable or self.lost is not None:
             return
+        if len(data) >= TWISTED_READS:
+            data += self._rest()
         try:
             for kind, call, body in self._reader.receive(data):
-                self._received(kind, call, body)
+                if kind is Kind.RESULT:
+                    self._keep(call, body)
+                else:
+                    self._handOn()
+                    self._received(kind, call, body)
         except Exception:  # noqa: BLE001  # the child's memory may be damaged: anything may come
             self.log.failure("the child {pid} sent what cannot be read", pid=self.pid)
             self._isUnreadable = True
             self.kill()
+        self._handOn()
+
+    def _rest(self) -> bytes:
+        """What else there is of results. By Twisted's pieces a reply of 3 MB is 350 turns of the reactor."""
+        try:
+            return os.read(self.transport.pipes[RESULTS].fileno(), PIPE)
+        except (OSError, KeyError):  # mostly: nothing
+            return b""
+
+    def _keep(self, call: int, body: bytes) -> None:
+        """Keep a result until all that has come with it is read."""
+        if call not in self._calls and 0 < call <= self._count:
+            return  # a runtime may call back after the run has returned
+        _done, onResults = self._calls[call]
+        if onResults is not self._onResults:
+            self._handOn()
+            self._onResults = onResults
+        self._results.append(calls.unpackResult(body))
+
+    def _handOn(self) -> None:
+        """Hand on the results that were kept."""
+        onResults, results = self._onResults, self._results
+        if results:
+            self._onResults, self._results = None, []
+            if onResults is not None:
+                onResults(results)
 
     def _received(self, kind: Kind, call: int, body: bytes) -> None:
         if kind is Kind.READY:
             self.startedAt = self._reactor.seconds()
             return
-        if kind is Kind.RESULT and call not in self._calls and 0 < call <= self._count:
-            return  # a runtime may call back after the run has returned
-        done, onResult = self._calls[call]
-        if kind is Kind.RESULT:
-            if onResult is not None:
-                onResult(*calls.unpackResult(body))
-            return
+        done, _onResults = self._calls[call]
         del self._calls[call]
         if kind is Kind.ANSWER:
             done.callback(body)

@@ -10,7 +10,7 @@ from rkllm_twisted.values import RKLLMSamplingParam
 PENALTY_WINDOW = 64
 """How many of the last generated tokens the penalties look at: llama.cpp's own default; RKLLM's is not documented."""
 MIROSTAT_M = 100
-"""The m of the mirostat paper, arXiv 2007.14966, as in llama.cpp; RKLLM has no field for it."""
+"""The m of the mirostat paper, https://arxiv.org/abs/2007.14966 as in llama.cpp. RKLLM has no field for it."""
 COLDEST = 1e-6
 """Below this temperature sampling is greedy anyway, and the division by it would overflow."""
 RANDOM_SEED = 2**32 - 1

@@ -25,7 +25,6 @@ The rooms, from the outside in::
 from __future__ import annotations
 
 import os
-import platform
 
 from rkllm_twisted.backends.rkllm.searching import NoLibrary, findLibrary
 from rkllm_twisted.interfaces import IRuntime
@@ -40,12 +39,17 @@ def unusable() -> str | None:
     except NoLibrary as reason:
         return str(reason)
     from rkllm_twisted.backends.rkllm.detection import detect
-    from rkllm_twisted.backends.rkllm.elf import foreignMachine
 
-    problem = detect(path, probe=False).problem
-    if problem is None and (machine := foreignMachine(path)):
-        problem = f"it is for {machine}, and this machine is {platform.machine()}"
+    problem = detect(path, probe=False).problem or _foreign(path)
     return None if problem is None else f"{path}: {problem}"
+
+
+def _foreign(path: str) -> str | None:
+    """Why a library cannot be opened by this Python; the loader would say that there is no such file."""
+    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
+
+    machine = machineOf(path)
+    return None if machine == thisMachine() else f"it is for {machine}, and this Python is for {thisMachine()}"
 
 
 def makeBackend(options: dict[str, str]) -> IRuntime:
@@ -56,7 +60,8 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
             where the file does not tell, such as ``1.3``.
 
     Raises:
-        ValueError: An option is unknown; there is no library; or its family is not known, or not the one said.
+        ValueError: An option is unknown; there is no library; its family is not known, or not the one said; or it is
+            for another kind of machine.
     """
     for name in options:
         if name not in OPTIONS:
@@ -68,4 +73,6 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
     from rkllm_twisted.backends.rkllm.runtime import RkllmRuntime
 
     family = choose(detect(path, probe=False), abi)
+    if (problem := _foreign(path)) is not None:
+        raise ValueError(f"{path}: {problem}")
     return RkllmRuntime(family, lambda: openOnce(path, family, abi))

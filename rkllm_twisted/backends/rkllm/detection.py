@@ -15,7 +15,9 @@ What they say together is one family, or a problem in words. Nothing is guessed.
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from pathlib import Path
 
 from msgspec import Struct
@@ -118,7 +120,9 @@ def choose(finding: Finding, abi: str | None) -> Family:
 
 
 def _contents(path: Path) -> bytes:
-    with path.open("rb") as file:
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:  # or a pipe waits
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise NotALibrary("it is not a file")
         data = file.read(_LARGEST + 1)
     if len(data) > _LARGEST:
         raise NotALibrary(f"too large for a library: more than {_LARGEST >> 20} MB")
@@ -147,7 +151,8 @@ def _hashed(data: bytes, release: Release | None) -> Evidence:
 def _told(versions: list[str]) -> Evidence:
     if not versions:
         return Evidence("text", "no version", EVERY)
-    families = {family for version in versions for family in _familiesOf(version)}
+    each = [_familiesOf(version) for version in versions]
+    families = {family for known in each for family in known} if all(each) else set()  # one unknown may be the true one
     return Evidence("text", f"version {' and '.join(versions)}", tuple(key for key in EVERY if key in families))
 
 

@@ -6,15 +6,21 @@ Layout: the ELF specification of the System V ABI, chapter 4; ``man 5 elf``.
 
 from __future__ import annotations
 
+import os
 import platform
 import struct
+import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import cache
 
 MACHINES = {183: "aarch64", 62: "x86_64", 40: "arm", 3: "i386", 243: "riscv64"}
 """EM_AARCH64 and others, under the names of ``uname -m``."""
 
 _MAGIC = b"\x7fELF"
+_HEAD = 20
+"""Bytes of a file that tell its machine."""
 _CLASS_64, _LITTLE, _SHARED = 2, 1, 3  # ELFCLASS64, ELFDATA2LSB, ET_DYN
 _SECTION = struct.Struct("<IIQQQQIIQQ")  # Elf64_Shdr: name, type, flags, addr, offset, size, link, info, align, entsize
 _SYMBOL = struct.Struct("<IBBHQQ")  # Elf64_Sym: name, info, other, shndx, value, size
@@ -39,16 +45,33 @@ class SharedObject:
 
     @property
     def fitsThisMachine(self) -> bool:
-        """Whether this machine can run it."""
-        return self.machine == platform.machine()
+        """Whether this interpreter can open it."""
+        return self.machine == thisMachine()
 
 
-def foreignMachine(path: str) -> str | None:
-    """The machine that a shared object is for, if it is not this one."""
+@cache
+def thisMachine() -> str:
+    """Whom this interpreter is for. Under a kernel for 64 bits, which ``uname -m`` speaks of, it may be for 32."""
+    # What starts it may be a script, or unknown where it is embedded. An emulated process has the emulator's /proc.
+    for program in (sys.executable, "/proc/self/exe"):
+        with suppress(OSError), open(program or os.devnull, "rb") as file:
+            if (head := file.read(_HEAD)).startswith(_MAGIC):
+                return _machineIn(head)
+    return platform.machine()
+
+
+def machineOf(path: str) -> str:
+    """Whom a program or a shared object is for.
+
+    Raises:
+        OSError: It cannot be read.
+    """
     with open(path, "rb") as file:
-        head = file.read(20)
-    machine = MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
-    return None if machine == platform.machine() else machine
+        return _machineIn(file.read(_HEAD))
+
+
+def _machineIn(head: bytes) -> str:
+    return MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
 
 
 def readSharedObject(data: bytes) -> SharedObject:

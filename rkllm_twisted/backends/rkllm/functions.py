@@ -15,6 +15,9 @@ from rkllm_twisted.errors import InvalidParams, NotSupported, RuntimeCallFailed
 from rkllm_twisted.ranges import checkFields, checkNul
 from rkllm_twisted.values import Capability, RKLLMCrossAttnParam, RKLLMLoraAdapter, RKLLMParam
 
+NO_PAUSE = ": by the manual (1.3.0, section 3.2.10) only ranges of a paused run can be cleared, and none is paused"
+"""Why ranges of the KV cache may be refused. What a pause does to the next prompt is why there is none."""
+
 
 class ModelFunctions(RuntimeModel):
     """A loaded model, its runs excepted. One thread calls it.
@@ -106,7 +109,7 @@ class ModelFunctions(RuntimeModel):
         else:
             checking.checkRanges(ranges, self.getKVCacheSize())
             starts, ends = (self._ffi.new("int[]", list(side)) for side in zip(*ranges, strict=True))
-            self._loaded.call("rkllm_clear_kv_cache", keep, starts, ends)
+            self._loaded.call("rkllm_clear_kv_cache", keep, starts, ends, hint=NO_PAUSE)
 
     def getKVCacheSize(self) -> list[int]:
         """See `IRuntimeModel.getKVCacheSize`. What else the function returns is not documented: less than 0 fails."""

@@ -45,7 +45,9 @@ class Library:
         self.ffi: Any = family.ffi
         self.c: Any = _opened(self.ffi, path)
         self.models = 0
-        self._runs: dict[int, Receive] = {}
+        self._runs: dict[
+            Any, Receive
+        ] = {}  # by their userdata: two pointers of cffi are equal if they point to the same
         self._numbers = itertools.count(1)  # from 1.3 on a userdata of NULL is replaced by that of the callback struct
         self._onResult = self.ffi.callback("LLMResultCallback", self._received, error=0)
         self.callback = self._callbackArgument()
@@ -65,15 +67,15 @@ class Library:
     @contextmanager
     def receiving(self, receive: Receive) -> Iterator[Any]:
         """Let a function take the results of one run; yields the ``userdata`` of that run."""
-        number = next(self._numbers)
-        self._runs[number] = receive
+        userdata = self.ffi.cast("void *", next(self._numbers))
+        self._runs[userdata] = receive
         try:
-            yield self.ffi.cast("void *", number)
+            yield userdata
         finally:
-            del self._runs[number]
+            del self._runs[userdata]
 
     def _received(self, results: Any, userdata: Any, state: int) -> int:
-        receive = self._runs.get(int(self.ffi.cast("uintptr_t", userdata)))
+        receive = self._runs.get(userdata)
         return 0 if receive is None else receive(results, state)
 
 

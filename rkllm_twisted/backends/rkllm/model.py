@@ -105,6 +105,8 @@ class RkllmModel(ModelFunctions):
     def _taskOf(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, delivery: Delivery) -> Task:
         known = list(map(knownTokens, inputs))
         limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._param.max_new_tokens
+        if not self._family.takesSampling:
+            limit = min(limit, self._param.max_new_tokens)  # the library ends there, whatever a run asks for
         limit = min(limit, self._param.max_context_len - max(known))
         if inferParam.mode is InferMode.RKLLM_INFER_GET_LAST_HIDDEN_LAYER:
             limit = 1

@@ -17,6 +17,8 @@ class Pieces:
     def __init__(self) -> None:
         self._characters = WholeCharacters()
         self._waiting = b""
+        self._isBetween = True
+        """Whether no bytes of an unfinished character are held back."""
 
     def add(self, piece: bytes, isWaiting: bool) -> str | None:
         """Take the text of a result.
@@ -28,6 +30,13 @@ class Pieces:
         Returns:
             What is whole now; None where nothing is.
         """
+        if self._isBetween and not isWaiting and piece.isascii():  # 0.1 us instead of 0.4
+            return piece.decode("ascii") or None
+        whole = self._joined(piece, isWaiting)
+        self._isBetween = not self.isWaiting()
+        return whole
+
+    def _joined(self, piece: bytes, isWaiting: bool) -> str | None:
         if piece and _continues(piece):
             piece = self._waiting + piece
         if isWaiting:

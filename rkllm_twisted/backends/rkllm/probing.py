@@ -12,6 +12,7 @@ is too (``python -m rkllm_twisted.backends.rkllm.probing PATH``).
 from __future__ import annotations
 
 import math
+import os
 import re
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def probe(path: str, seconds: float = SECONDS) -> tuple[str, tuple[str, ...]]:
     """
     # With the module path of this process, or the child might find another copy of this package, or none.
     start = f"import sys; sys.path[:] = {sys.path!r}; import runpy; runpy.run_module({_MODULE!r}, run_name='__main__')"
-    command = [sys.executable, "-c", start, path]
+    command = [sys.executable, "-c", start, os.path.abspath(path)]  # a bare name would be looked for elsewhere
     try:
         done = subprocess.run(command, capture_output=True, timeout=seconds, stdin=subprocess.DEVNULL, check=False)
     except subprocess.TimeoutExpired:

@@ -17,7 +17,8 @@ from rkllm_twisted.values import (
 
 def textOf(ffi: Any, result: Any) -> bytes:
     """The bytes of the text, which need not be whole characters; none where there is no text."""
-    return bytes(ffi.string(result.text)) if result.text else b""
+    text: bytes = ffi.string(result.text) if result.text else b""
+    return text
 
 
 def hasTensors(result: Any, mode: InferMode) -> bool:

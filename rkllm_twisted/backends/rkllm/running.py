@@ -25,6 +25,7 @@ from rkllm_twisted.values import (
     RKLLMResultLogits,
 )
 
+NORMAL = CallState.RKLLM_RUN_NORMAL
 STOP, LENGTH, ABORT = "stop", "length", "abort"
 HIDDEN_STATES_ALONE = 4
 """The state in which 1.1 reports hidden states; later releases do it in NORMAL."""
@@ -97,6 +98,7 @@ class Run:
         self._perf: RKLLMPerfStat | None = None
         self._hadRows = False
         self._endsInText = True
+        self._takesPlain = task.count == 1 and task.mode is InferMode.RKLLM_INFER_GENERATE and task.limit > 0
 
     # From the library
 
@@ -104,14 +106,33 @@ class Run:
         """Take the results of one callback: one for each input, one after the other."""
         self.hasStarted = True
         try:
+            if self._takesPlain and state == NORMAL and results:
+                self._takePlain(results)
+                return GO_ON
             hasRows = state in DATA and bool(results) and self._hasRows(results)
             if not self.hasFinished:
                 self._take(results, state, hasRows)
         except Exception as defect:  # noqa: BLE001  # it must not reach C
             self.defect = defect
+            self._takesPlain = False
             self._interruption.order()
             return GO_ON
         return RELEASE if hasRows and self._family.releasesBuffers else GO_ON
+
+    def _takePlain(self, result: Any) -> None:
+        """A token with its text and nothing else: `_take` for what comes most, in 1.5 us instead of 5.6."""
+        piece = textOf(self._family.ffi, result)
+        pieces = self._pieces[0]
+        text = pieces.add(piece, False)
+        isUnfinished = text is None and pieces.isWaiting()
+        state = CallState.RKLLM_RUN_WAITING if isUnfinished else NORMAL
+        self._onResult(RKLLMResult(text, max(result.token_id, -1)), state)
+        self._figures.token()
+        self._endsInText = bool(piece)
+        if self._figures.tokens >= self._task.limit:
+            self._takesPlain = False  # a further one is too many
+            if not self._task.isLimited:
+                self._end(LENGTH if piece else STOP)
 
     def _hasRows(self, results: Any) -> bool:
         return any(hasTensors(results[index], self._task.mode) for index in range(self._task.count))
@@ -119,6 +140,7 @@ class Run:
     def _take(self, results: Any, state: int, hasRows: bool) -> None:
         if state == CallState.RKLLM_RUN_FINISH:
             self.hasFinished = True
+            self._takesPlain = False
             self._perf = perfOf(results) if results and self._family.hasField("RKLLMResult", "perf") else None
         elif state == CallState.RKLLM_RUN_ERROR:
             self.error = textOf(self._family.ffi, results).decode("utf-8", "replace") if results else ""
@@ -144,6 +166,7 @@ class Run:
 
     def _end(self, reason: str) -> None:
         self.reason = self.reason or reason
+        self._takesPlain = False
         self._interruption.order()
 
     def _handOn(self, results: Any, state: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -31,15 +32,26 @@ def findLibrary(option: str | None, environ: Mapping[str, str], directories: Ite
     """
     for path, said in ((option, "library="), (environ.get(VARIABLE), f"the variable {VARIABLE}")):
         if path:
-            if not Path(path).is_file():
-                raise NoLibrary(f"{said} names {path}, which is not a file")
+            if not os.path.isfile(path):
+                raise NoLibrary(f"{said} names {path}, which is not a file{_hidden(path)}")
             return path
     more = [directory for directory in environ.get("LD_LIBRARY_PATH", "").split(":") if directory]
     places = [Path(directory) for directory in (*directories, *more)]
     for place in places:
-        if (place / NAME).is_file():
+        if os.path.isfile(place / NAME):  # Path.is_file raises where a directory may not be entered
             return str(place / NAME)
     raise NoLibrary(
         f"there is no {NAME} in {', '.join(map(str, places))}; if you have one, say where: "
         f"--backend rkllm:library=PATH or {VARIABLE}=PATH"
     )
+
+
+def _hidden(path: str) -> str:
+    """Why nothing can be seen at a path; nothing where there is something else, or nothing at all."""
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        return f": {os.strerror(error.errno or 0).lower()}"
+    return ""

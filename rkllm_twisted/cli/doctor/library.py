@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.cli.doctor.findings import Finding, State
 
@@ -24,14 +25,14 @@ OPEN = "import ctypes, sys; ctypes.CDLL(sys.argv[1])"
 Detect = Callable[[str], "detection.Finding"]
 
 
-def absent(reason: str, isBoard: bool) -> Finding:
+def absent(reason: str, isNeeded: bool) -> Finding:
     """No library was found.
 
     Args:
         reason: What the search says.
-        isBoard: Whether there is an NPU, which then lacks it.
+        isNeeded: Whether there is an NPU, which then lacks it, or somebody has named a library.
     """
-    return Finding("library", State.PROBLEM if isBoard else State.ABSENT, reason, GET_IT if isBoard else "")
+    return Finding("library", State.PROBLEM if isNeeded else State.ABSENT, reason, GET_IT if isNeeded else "")
 
 
 def family(path: str, detect: Detect) -> Finding:
@@ -52,7 +53,7 @@ def family(path: str, detect: Detect) -> Finding:
 def opens(path: str, patience: float = PATIENCE) -> Finding:
     """Whether the library and what it needs can be opened here; tried in a child process, which it may take down."""
     try:
-        if not _isForThisCPU(path):
+        if machineOf(path) != thisMachine():  # the loader says that there is no such file
             return _closed("it is for another kind of CPU", "take the one for this machine")
         child = subprocess.run(
             [sys.executable, "-c", OPEN, os.path.abspath(path)],
@@ -73,19 +74,6 @@ def opens(path: str, patience: float = PATIENCE) -> Finding:
         *_, last = ["it ended the process", *child.stderr.splitlines()]
         return _closed(last.removeprefix("OSError: "))
     return Finding("opening it", State.OK, "the library and what it needs can be opened")
-
-
-def _isForThisCPU(path: str) -> bool:
-    """Whether class, byte order and machine of the ELF header are those of the interpreter.
-
-    Asked here because the loader says of a library for another machine that there is no such file.
-    """
-    kinds = []
-    for name in (sys.executable, path):
-        with open(name, "rb") as file:
-            header = file.read(20)
-            kinds.append(header[:6] + header[18:])
-    return kinds[0] == kinds[1]
 
 
 def _closed(reason: str, todo: str = "") -> Finding:

@@ -38,10 +38,11 @@ def examine(machine: Machine, subject: Subject, makers: Iterable[IBackendMaker] 
         subject: What else is looked at.
         makers: The backends; those installed by default.
     """
-    ofNPU = [*_hardware(machine), *_library(machine, subject.library)]
+    libraries = list(_library(machine, subject.library))
+    ofNPU = [*_hardware(machine), *libraries]
     common = list(_resources(machine, subject))
     backends = [
-        (maker.name, maker.description, _unusable(maker, subject))
+        (maker.name, maker.description, _unusable(maker, subject, libraries))
         for maker in (backendMakers() if makers is None else makers)
         if maker.preference is not None
     ]
@@ -58,9 +59,11 @@ def examine(machine: Machine, subject: Subject, makers: Iterable[IBackendMaker] 
     return Report(serves, start, [*ofNPU, *common, *(_backend(*each) for each in backends)])
 
 
-def _unusable(maker: IBackendMaker, subject: Subject) -> str | None:
+def _unusable(maker: IBackendMaker, subject: Subject, libraries: Iterable[Finding]) -> str | None:
     """Why a backend cannot run; with a library that is named, that is for the checks of the library to say."""
-    return None if maker.name == NPU and subject.library is not None else maker.unusable()
+    if maker.name != NPU or subject.library is None:
+        return maker.unusable()
+    return next((f"{finding.name}: {finding.found}" for finding in libraries if not finding.isFit), None)
 
 
 def _start(backend: str, subject: Subject) -> str:
@@ -78,7 +81,7 @@ def _library(machine: Machine, option: str | None) -> Iterator[Finding]:
     try:
         path = findLibrary(option, machine.environ)
     except NoLibrary as reason:
-        yield library.absent(str(reason), machine.isBoard())
+        yield library.absent(str(reason), isNeeded=machine.isBoard() or option is not None)
         return
     family = library.family(path, detect)
     yield family

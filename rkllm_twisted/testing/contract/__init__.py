@@ -26,6 +26,6 @@ from rkllm_twisted.testing.contract.tensors import Tensors
 
 
 class BackendContract(Generations, Refusals, Inputs, Tensors, Histories, Prompting, Files):
-    """Every clause. Subclasses define ``makeBackend`` and ``makeParam``, and the hooks of `subject.Subject` where their
+    """Every clause. Subclasses define `makeBackend` and ``makeParam``, and the hooks of `subject.Subject` where their
     backend's capabilities need them.
     """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -12,9 +13,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized
-from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, Received
 from rkllm_twisted.testing.contract.subject import GREEDY, Subject, asynchronous
-from rkllm_twisted.values import CallState, Capability, EncodedResult, RKLLMResult, RKLLMSamplingParam
+from rkllm_twisted.values import Capability, RKLLMSamplingParam
 
 
 class Generations(Subject):
@@ -185,7 +186,8 @@ class Generations(Subject):
         self.start(model, receiver=receiver)
         await receiver.ended
         assert receiver.count >= 5
-        assert len(flushErrors(ZeroDivisionError)) == receiver.count
+        # One is logged for as many results as came at a time.
+        assert 1 <= len(flushErrors(ZeroDivisionError)) <= receiver.count
 
     # Clause 6
 
@@ -212,9 +214,9 @@ class FailingReceiver:
         self.count = 0
         self.ended: Deferred[None] = Deferred()
 
-    def resultReceived(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+    def resultsReceived(self, results: Sequence[Received]) -> None:
         """Fail."""
-        self.count += 1
+        self.count += len(results)
         raise ZeroDivisionError("the defect of this receiver")
 
     def generationFinished(self, perf: object, reason: str | None) -> None:

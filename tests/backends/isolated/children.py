@@ -93,10 +93,10 @@ async def stateOf(model):
 class Undecoded(RecordingReceiver):
     """Keeps encoded results as they are."""
 
-    def resultReceived(self, result, state):
+    def resultsReceived(self, results):
         """See `IResultReceiver`."""
         self._check(True, "")
-        self.results.append(result)
+        self.results += [result for result, _state in results]
 
 
 def childGone(model):

@@ -218,8 +218,8 @@ async def test_hang_that_cannot_be_killed(children, monkeypatch, logged):
 async def test_hang_after_abort(children):
     """A runtime that does not hear, and one whose abort does not return."""
     model = await children.load("!abort:with=/nowhere", abort=SHORT)
-    for order in ("!deaf !pause", "!hold"):
-        receiver, generation = start(model, f"one {order}")
+    for order in ("!pause", "!hold"):
+        receiver, generation = start(model, f"!deaf one {order}")
         await receiver.firstResult
         generation.abort()
         with pytest.raises(BackendLost) as lost:

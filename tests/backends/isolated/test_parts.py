@@ -84,7 +84,7 @@ def test_what_is_no_frame_is_refused_before_its_body_is_waited_for():
     def read(length, kind):
         return list(FrameReader().receive(length.to_bytes(8, "little") + bytes([kind, 0, 0, 0, 0])))
 
-    with pytest.raises(ValueError, match="is not a valid Kind"):
+    with pytest.raises(ValueError, match="no frame is of the kind 9"):
         read(1, 9)
     with pytest.raises(ValueError, match="the limit is"):
         read(LONGEST + 1, Kind.RESULT)

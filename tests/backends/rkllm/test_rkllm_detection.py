@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+import os
 import platform
 import re
 import struct
 import subprocess
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from msgspec import structs
 from rkllm_twisted.backends import rkllm
 from rkllm_twisted.backends.rkllm import detection, opening, probing
 from rkllm_twisted.backends.rkllm.detection import Evidence, Finding, Undecided, choose, detect
-from rkllm_twisted.backends.rkllm.elf import NotALibrary, readSharedObject
+from rkllm_twisted.backends.rkllm.elf import NotALibrary, machineOf, readSharedObject, thisMachine
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.backends.rkllm.library import LibraryUnusable
 from rkllm_twisted.backends.rkllm.releases import RELEASES, Release
@@ -212,6 +214,12 @@ def test_contradiction_of_two_texts(compileLibrary):
     assert finding.version is None
 
 
+def test_text_of_a_version_that_is_not_known_beside_one_that_is(compileLibrary):
+    finding = detect(compileLibrary(FROM_1_2_1, "1.3.0", "1.4.0"), probe=False)
+    assert finding.family is None
+    assert "its text (version 1.3.0 and 1.4.0) fits none of the releases that can be used" in finding.problem
+
+
 @pytest.mark.parametrize("version", ["1.4.0", "1.3.0b1", "1.0.1", "1.2"])
 def test_version_that_is_not_known(version, compileLibrary):
     finding = detect(compileLibrary(FROM_1_2_1, version), probe=False)
@@ -250,9 +258,12 @@ def test_nobody_can_say_what_is_no_library(tmp_path):
 def test_file_that_is_no_runtime(tmp_path, compileLibrary):
     (tmp_path / "text").write_text("not a library")
     (tmp_path / "empty").touch()
+    os.mkfifo(tmp_path / "pipe")
     cases = {
         tmp_path / "missing": "it cannot be read: No such file or directory",
         tmp_path: "it cannot be read: Is a directory",
+        tmp_path / "pipe": "it is not a file",
+        Path("/dev/zero"): "it is not a file",
         tmp_path / "text": "not an ELF file",
         tmp_path / "empty": "not an ELF file",
         compileLibrary(["something_else"]): "it exports no rkllm_init, so it is not an RKLLM runtime",
@@ -304,6 +315,16 @@ def test_library_of_another_kind(at, value, said, compileLibrary):
         readSharedObject(bytes(data))
 
 
+@pytest.mark.parametrize("program", [None, "", "/nowhere/python", "script"])
+def test_interpreter_that_is_started_by_something_else(program, tmp_path, monkeypatch):
+    """A wrapper, or a program that Python is embedded in: libraries for this machine must not be refused then."""
+    (tmp_path / "script").write_text('#!/bin/sh\nexec python3 "$@"\n')
+    expected = machineOf(sys.executable)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", program)
+    assert thisMachine.__wrapped__() == expected
+
+
 # The probe
 
 
@@ -332,6 +353,12 @@ def test_probe_of_other_defaults(compileLibrary):
         "struct room { char bytes[184]; }; struct room rkllm_createDefaultParam(void) { return (struct room){{7}}; }"
     )
     assert "not the documented ones" in probed(compileLibrary(FROM_1_2_1, code=other))
+
+
+def test_probe_of_a_bare_name(tmp_path, monkeypatch):
+    """The loader would look for it where libraries usually are, and open another one, or none."""
+    monkeypatch.chdir(Path(standin("1.3")).parent)
+    assert evidence(detect("librkllmrt.so"), "probe").families == ("1.3", "1.3.1")
 
 
 def test_probe_of_a_library_that_prints(tmp_path, monkeypatch):

@@ -75,6 +75,15 @@ def test_limit_of_a_run(key, load, library):
     assert len(Run(model).results) == 50  # the next has the limit of init again
 
 
+@everyFamily
+def test_limit_of_a_run_above_that_of_init(key, load, library):
+    """Only 1.3 can be told. What stops at the limit of init is cut off all the same, and has not ended."""
+    run = Run(load(key, max_new_tokens=3), "one two three four five", max_new_tokens=4)
+    assert run.reason == "length"
+    assert len(run.results) == (4 if key.startswith("1.3") else 3)
+    assert "rkllm_abort" not in library.calls()
+
+
 @from_1_3
 def test_library_that_can_be_told_the_limit_is_not_aborted(key, load, library):
     Run(load(key), "one two three four", max_new_tokens=2)

@@ -56,6 +56,18 @@ def test_what_is_named_is_not_looked_for_elsewhere(places):
             findLibrary(option, environ, [places / "first"])
 
 
+TOO_LONG = "n" * 300
+"""A directory that cannot even be looked for, as one that may not be entered: what a test that root runs can have."""
+
+
+def test_what_cannot_be_looked_at_is_no_library(places):
+    assert findLibrary(None, {"LD_LIBRARY_PATH": f"/{TOO_LONG}:{places}/second"}, [put(places / "second")])
+    with pytest.raises(NoLibrary, match=r"there is no librkllmrt\.so"):
+        findLibrary(None, {}, [places / TOO_LONG])
+    with pytest.raises(NoLibrary, match=r"library= names /n+, which is not a file: file name too long$"):
+        findLibrary(f"/{TOO_LONG}", {}, [])
+
+
 def test_usual_directories():
     assert searching.DIRECTORIES == ("/usr/lib", "/usr/local/lib", "/lib", "/usr/lib/aarch64-linux-gnu")
 
@@ -108,7 +120,9 @@ def test_library_for_another_machine_is_not_taken(elsewhere, monkeypatch, tmp_pa
     data[18:20] = struct.pack("<H", 243)
     (tmp_path / "foreign.so").write_bytes(data)
     monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "foreign.so"))
-    assert "foreign.so: it is for riscv64, and this machine is" in rkllm.unusable()
+    assert "foreign.so: it is for riscv64, and this Python is for" in rkllm.unusable()
+    with pytest.raises(ValueError, match=r"foreign\.so: it is for riscv64, and this Python is for"):
+        makeBackend(f"rkllm:library={tmp_path}/foreign.so")
 
 
 def test_library_that_is_none_is_not_taken(elsewhere, monkeypatch, tmp_path):

@@ -1,0 +1,1 @@
+pytest_plugins = ["rkllm_twisted.testing.guard"]

@@ -1,0 +1,75 @@
+"""Writes pages of docs/reference that come from the code: error codes and transcripts. A test compares them.
+
+Usage: python scripts/pages.py
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from rkllm_twisted import errors
+
+ROOT = Path(__file__).parent.parent
+PAGES = ROOT / "docs/reference"
+ERRORS = """# Error codes
+
+What a client may be told. **Generated** by `scripts/pages.py` from `rkllm_twisted.errors`. `error.message` begins
+with the message in the heading; `error.data`, where there is any, has `retryable`, which says whether the same
+request may succeed later with nothing changed, and the fields that [the contract](wire.md) lists. A client in
+Python gets the class.
+"""
+TRANSCRIPTS = """# Transcripts of the rules
+
+Conversations with the daemon. **Generated** by `scripts/pages.py` from `tests/transcripts`;
+`tests/test_transcripts.py` plays each, line by line, with the backend in memory. `-->` is sent by a client and
+`<--` comes back, `~~~` lets seconds pass, a letter before an arrow is another client; [the rest of the
+notation](../../tests/transcripts/README.md).
+"""
+RULE = re.compile(r"\bW-[A-Z0-9]+\b")
+
+
+def errorsPage() -> Iterator[str]:
+    """Each class that has a code of its own."""
+    yield from ERRORS.splitlines()
+    for kind in sorted(kinds(), key=lambda kind: -kind.code):
+        summary, _, rest = (inspect.getdoc(kind) or "").partition("\n\n")
+        yield from ("", f"## {kind.code} {summary}", "")
+        yield f"`{kind.__name__}`, {'may succeed later' if kind.retryable else 'fails again'}."
+        if rest:
+            yield from ("", *(line.replace("``", "`").replace("`interfaces.", "`") for line in rest.splitlines()))
+
+
+def kinds() -> list[type[errors.RKLLMError]]:
+    """The classes, without those that share the code of their parent."""
+    found = [each for each in vars(errors).values() if inspect.isclass(each) and issubclass(each, errors.RKLLMError)]
+    return [each for each in found if "code" in vars(each) and each.code != 0]
+
+
+def transcriptsPage() -> Iterator[str]:
+    """Each rule with the transcripts that show it, and each transcript."""
+    yield from TRANSCRIPTS.splitlines()
+    paths = sorted((ROOT / "tests/transcripts").glob("*.txt"))
+    shown = {path: rulesOf(path) for path in paths}
+    yield from ("", "| rule | shown by |", "|---|---|")
+    for rule in dict.fromkeys(re.findall(r"\*\*(W-[A-Z0-9]+)\*\*", (PAGES / "wire.md").read_text())):
+        links = [f"[{path.stem}](#{path.stem})" for path in paths if rule in shown[path]]
+        yield f"| {rule} | {', '.join(links) or 'tests only'} |"
+    for path in paths:
+        place = f"../../tests/transcripts/{path.name}"
+        yield from ("", f"## {path.stem}", "", f"```{{literalinclude}} {place}", ":language: text", "```")
+
+
+def rulesOf(path: Path) -> set[str]:
+    """The rules that a transcript says it shows."""
+    lines = path.read_text().splitlines()
+    return {rule for line in lines if line.startswith("# Rules:") for rule in RULE.findall(line)}
+
+
+WRITERS = {"errors.md": errorsPage, "transcripts.md": transcriptsPage}
+
+if __name__ == "__main__":
+    for name, lines in WRITERS.items():
+        (PAGES / name).write_text("\n".join(lines()) + "\n")

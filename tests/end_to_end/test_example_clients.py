@@ -1,0 +1,58 @@
+"""The clients of examples/clients, each where its language is installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CLIENTS = Path(__file__).parents[2] / "examples/clients"
+# The program, and what it needs; a shell's nc is that of OpenBSD.
+COMMANDS = {
+    "ask.py": ([sys.executable], []),
+    "ask.js": (["node"], ["node"]),
+    "ask.go": (["go", "run"], ["go"]),
+    "ask.sh": (["sh"], ["jq", "nc"]),
+}
+
+
+@pytest.fixture(params=COMMANDS)
+def ask(request, tmp_path):
+    """A function that runs a client, and returns what became of it."""
+    command, needed = COMMANDS[request.param]
+    missing = [tool for tool in needed if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"{' and '.join(missing)} is not installed")
+    if request.param == "ask.sh" and "-N" not in subprocess.run(["nc", "-h"], capture_output=True, text=True).stderr:
+        pytest.skip("nc is another than OpenBSD's")
+
+    def ask(prompt):
+        return subprocess.run(
+            [*command, str(CLIENTS / request.param), prompt],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RKLLM_UDS_PATH": str(tmp_path / "rkllm.sock")},
+            timeout=200,
+        )
+
+    return ask
+
+
+def test_every_client_is_here():
+    assert {path.name for path in CLIENTS.iterdir() if path.suffix != ".md"} == set(COMMANDS)
+
+
+def test_answer(ask, daemon):
+    daemon("--backend", "scripted", "--model", "any")
+    done = ask('one "two" drei größer')
+    assert (done.stdout, done.stderr, done.returncode) == ('one "two" drei größer', "", 0)
+
+
+def test_refusal(ask, daemon):
+    daemon("--backend", "scripted")
+    done = ask("one")
+    assert done.stdout == ""
+    assert "model not initialized" in done.stderr
+    assert done.returncode == 1
