@@ -28,6 +28,28 @@ Conversations with the daemon. **Generated** by `scripts/pages.py` from `tests/t
 `<--` comes back, `~~~` lets seconds pass, a letter before an arrow is another client; [the rest of the
 notation](../../tests/transcripts/README.md).
 """
+DO = {
+    -32700: "Send one JSON document a line, in UTF-8.",
+    -32600: "Look at the detail: no request, an id in flight, or a line that was too long or did not end in time.",
+    -32601: "`rpc.discover` lists the methods.",
+    -32602: "Mend the value at that place; [the methods](methods.md) say what each takes.",
+    -32603: "Look into the daemon's log, and report it.",
+    -32000: "Call it, or start the daemon with `--model`.",
+    -32001: "Ask again after a moment, and longer after each time. `--max-queue` and `--max-clients` are the limits.",
+    -32002: "Ask with more time, or when less goes on. It was the request's own `deadline`, or `--queue-timeout`.",
+    -32003: "Connect again: the daemon is stopping.",
+    -32004: "Look into the daemon's log, where what the runtime printed is.",
+    -32005: "`rkllm doctor --model PATH` looks at the file ([what is wrong](../howto/troubleshooting.md)).",
+    -32006: "With `restarting` true ask again, the model comes back by itself; else call `rkllm.init`. With "
+    "`history_lost` true send what was said before once more.",
+    -32007: "Ask the operator: it is `--model-root`, `--methods`, `--allow-uid` or `--allow-gid`.",
+    -32008: "Do without it, or take the backend, model or release that `needs` names.",
+    -32009: 'Ask for `"rows": "last"` or `"tensors": "base64"`, or for less at a time. `--max-reply` is the limit.',
+    -32010: "Shorten the prompt, or load the model with a larger `max_context_len`.",
+    -32011: 'Read faster, or ask for `"stream": "whole"`. `--max-backlog` is the limit.',
+    -32800: "Nothing: somebody wanted it so. After the first data line it is a finish line instead, of reason abort.",
+}
+"""What to do about each code."""
 RULE = re.compile(r"\bW-[A-Z0-9]+\b")
 
 
@@ -40,6 +62,7 @@ def errorsPage() -> Iterator[str]:
         yield f"`{kind.__name__}`, {'may succeed later' if kind.retryable else 'fails again'}."
         if rest:
             yield from ("", *(line.replace("``", "`").replace("`interfaces.", "`") for line in rest.splitlines()))
+        yield from ("", f"**What to do**: {DO[kind.code]}")
 
 
 def kinds() -> list[type[errors.RKLLMError]]:

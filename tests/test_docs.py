@@ -4,21 +4,28 @@
 - ``python``, ``js``, ``bash``, ``go``: a part of a program in examples/, which has a test of its own.
 - ``transcript``: is played with the server, in functions.md by tests/test_functions_page.py.
 - ``diff``: applies to the code as it is.
-- ``text``: output, and what a test must not run; commands among it are listed here with the reason.
+- ``text``: output, and what a test must not run: commands among it are listed here with the reason, and can be parsed;
+  requests among it are understood. Of pages whose output is the same each time it is compared.
 """
 
 import os
+import pkgutil
 import re
+import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rkllm_twisted.backends.scripted import ScriptedBackend
+from rkllm_twisted.cli.arguments import parse
+from rkllm_twisted.cli.doctor import __file__ as DOCTOR
+from rkllm_twisted.tap import Options
 from rkllm_twisted.testing.peers import Server
 from scripts.diagrams import pages
 from scripts.pages import PAGES as REFERENCE
@@ -45,6 +52,13 @@ NOT_RUN = {
     "fuzz.md": "takes minutes; tests/fuzz/test_fuzz.py runs it in short",
 }
 """Pages with commands in ``text`` blocks, and why they are not run."""
+NOT_THERE = {
+    "scripts/fix_freq_rk3588.sh": "of the vendor's repository",
+    "tests/contract/test_silent.py": "what a recipe of CONTRIBUTING.md makes",
+}
+"""Files that pages name and that are not here, and why."""
+REPEATABLE = ("several-users.md",)
+"""Pages of which the commands say the same each time, and show it in ``text`` blocks."""
 WITH_MODEL = (
     "README.md",
     "first-token.md",
@@ -102,6 +116,10 @@ def test_commands(page, tmp_path):
     if (tmp_path / "twistd.pid").exists():
         subprocess.run(["kill", (tmp_path / "twistd.pid").read_text()])
     assert shell.returncode == 0, said
+    if page.name in REPEATABLE:
+        shown = [line for language, text in blocksOf(page) if language == "text" for line in text.splitlines()]
+        assert shown
+        assert [line for line in shown if line not in said.splitlines()] == [], said
 
 
 def test_make_targets_exist():
@@ -156,6 +174,83 @@ class WithGaps(Transcript):
 def test_commands_that_are_not_run_have_a_reason(page):
     commands = [found for language, text in blocksOf(page) if language == "text" for found in COMMAND.findall(text)]
     assert not commands or page.name in NOT_RUN, commands
+
+
+def test_every_reason_is_needed():
+    blocks = [(page.name, text) for page in PAGES for language, text in blocksOf(page) if language == "text"]
+    assert {name for name, text in blocks if commandsIn(text)} == set(NOT_RUN)
+
+
+def commandsIn(text):
+    """The commands among an output; one that goes on on the next line is one."""
+    return COMMAND.findall(re.sub(r"\\\n\s*", "", text))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_commands_that_are_not_run_can_be_parsed(page):
+    for command in [found for language, text in blocksOf(page) if language == "text" for found in commandsIn(text)]:
+        words = shlex.split(command, comments=True)
+        if words[0] == "twistd" and "rkllm" in words:
+            checkOptions(words[words.index("rkllm") + 1 :])
+        elif words[0] == "rkllm":
+            parse(words[1:])
+
+
+def checkOptions(words):
+    """Whether twistd would know these options; whether their values are right depends on the machine."""
+    options = Options({})
+    assert len(words) % 2 == 0, words
+    for name in words[0::2]:
+        assert f"{name}=" in [f"--{known}" for known in options.longOpt], name
+
+
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_conversations_that_are_shortened_are_of_requests_that_are_understood(page):
+    for text in [text for language, text in blocksOf(page) if language == "text"]:
+        for line in re.findall(r"^--> (\{.*\})$", text, re.MULTILINE):
+            checkRequest(msgspec.json.decode(line))
+        for line in re.findall(r"^<-- (\{[^…\n]*\})$", text, re.MULTILINE):
+            assert msgspec.json.decode(line)["jsonrpc"] == "2.0"
+
+
+def checkRequest(request):
+    """Whether a request is one whose method exists and whose parameters can be read."""
+    clock = Clock()
+    peer = Server(ScriptedBackend(clock), clock).connect()
+    peer.send(request)
+    codes = {line["error"]["code"] for line in peer.received() if "error" in line}
+    assert not codes & {-32600, -32601, -32602, -32700}
+
+
+def test_what_is_wrong_is_seen():
+    with pytest.raises(AssertionError):
+        checkOptions(["--lisen", "unix:/tmp/rkllm.sock"])
+    with pytest.raises(AssertionError):
+        checkRequest({"jsonrpc": "2.0", "id": 1, "method": "rkllm.run", "params": [{"prompt_inputs": "hello"}]})
+    with pytest.raises(SystemExit):
+        parse(["rnu", "hello"])
+
+
+def test_names_of_the_package_exist():
+    named = {name for page in PAGES for name in re.findall(r"`(rkllm_twisted(?:\.\w+)+)`", page.read_text())}
+    assert len(named) > 5
+    for name in sorted(named - {"rkllm_twisted.runtime"}):  # which is the name of a logger
+        pkgutil.resolve_name(name)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=nameOf)
+def test_files_that_are_named_exist(page):
+    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    for path in re.findall(r"`((?:rkllm_twisted|tests|scripts|benchmarks|packaging|docs)/[\w/.-]*)`", prose):
+        if path not in NOT_THERE:
+            assert (ROOT / path).exists() or (page.parent / path).exists(), path
+
+
+def test_findings_of_the_doctor_are_on_the_page():
+    sources = "".join(path.read_text() for path in Path(DOCTOR).parent.glob("*.py"))
+    names = set(re.findall(r'Finding\(\s*"([^"]+)"', sources)) | {"backend NAME"}
+    table = (ROOT / "docs/howto/troubleshooting.md").read_text().partition("| finding | ")[2].partition("\n\n")[0]
+    assert set(re.findall(r"^\| ([\w ]+?) \|", table, re.MULTILINE)) == names
 
 
 @pytest.mark.parametrize("name", WRITERS)
