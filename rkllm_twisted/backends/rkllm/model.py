@@ -9,7 +9,7 @@ from msgspec import structs
 from zope.interface import implementer
 
 from rkllm_twisted.backends.rkllm import checking
-from rkllm_twisted.backends.rkllm.functions import ModelFunctions
+from rkllm_twisted.backends.rkllm.functions import MIXED, Conditions, ModelFunctions
 from rkllm_twisted.backends.rkllm.interrupting import Interruption
 from rkllm_twisted.backends.rkllm.loaded import Loaded
 from rkllm_twisted.backends.rkllm.running import ABORT, Run, Task
@@ -32,7 +32,6 @@ class RkllmModel(ModelFunctions):
 
     def __init__(self, loaded: Loaded, param: RKLLMParam) -> None:
         super().__init__(loaded, param)
-        self._conditions: tuple[str | None, Writer | None] = None, None
         self._run: Run | None = None
         self._isAborted = False
 
@@ -122,8 +121,10 @@ class RkllmModel(ModelFunctions):
         """
         isAlone = not inferParam.keep_history and Capability.CLEAR_KV_CACHE in self._family.capabilities
         wantsRows = inferParam.mode is not InferMode.RKLLM_INFER_GENERATE
-        if isAlone and (self._isOtherwise(inferParam) or wantsRows):
+        conditions = self._conditionsOf(inferParam)
+        if isAlone and (wantsRows or self._cachedUnder not in (None, conditions)):
             self.clearKVCache(False, None)
+        self._cachedUnder = conditions if self._cachedUnder in (None, conditions) else MIXED
         writer = Writer(self._ffi)
         arguments = writer.inputs(inputs), writer.new("RKLLMInferParam", self._inferParamOf(inferParam, task))
         # Whether tokens that are found in a cache have rows is not known.
@@ -136,14 +137,13 @@ class RkllmModel(ModelFunctions):
         if run.reason is None:
             self._checkEnd(run, status, inputs)
 
-    def _isOtherwise(self, inferParam: RKLLMInferParam) -> bool:
-        """Whether what the KV cache holds was computed with another LoRA adapter, or another encoder's output.
+    def _conditionsOf(self, inferParam: RKLLMInferParam) -> Conditions:
+        """What the KV cache will have been computed under: the LoRA adapter, and which encoder's output.
 
         Whether the library takes care of that when it finds the beginning of a prompt in its cache is not known.
         """
-        lora, before = inferParam.lora_params, self._conditions
-        self._conditions = None if lora is None else lora.lora_adapter_name, self._crossAttention
-        return self._conditions != before
+        lora = inferParam.lora_params
+        return None if lora is None else lora.lora_adapter_name, self._encodings
 
     def _call(self, run: Run, inputs: Any, inferParam: Any) -> int:
         with self._loaded.library.receiving(run.received) as userdata:
