@@ -18,7 +18,15 @@ from rkllm_twisted.backends.rkllm.saving import PromptCacheFile
 from rkllm_twisted.backends.rkllm.writing import Writer
 from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
 from rkllm_twisted.interfaces import IRuntimeModel, OnResult, refuseUnsupported
-from rkllm_twisted.values import Capability, Delivery, InferMode, RKLLMInferParam, RKLLMInput, RKLLMParam
+from rkllm_twisted.values import (
+    Capability,
+    Delivery,
+    InferMode,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMMultiModalInput,
+    RKLLMParam,
+)
 
 
 @implementer(IRuntimeModel)
@@ -177,6 +185,8 @@ class RkllmModel(ModelFunctions):
     def _hintFor(self, inputs: list[RKLLMInput]) -> str:
         """Why a run may have been refused before it began; only the log of the library says it."""
         reasons = [f"the prompt does not fit into max_context_len ({self._param.max_context_len} tokens)"]
+        if any(input.chosen == "" for input in inputs):
+            reasons.append("a prompt is empty")
         if self._param.extend_param.use_cross_attn and self._crossAttention is None:
             reasons.append("rkllm_set_cross_attn_params was not called")
         if any(input.role == "tool" for input in inputs):
@@ -210,6 +220,15 @@ class RkllmModel(ModelFunctions):
 
 
 def knownTokens(input: RKLLMInput) -> int:
-    """The tokens of an input as far as they are known without the library's tokenizer."""
+    """The tokens of an input as far as they are known without the library's tokenizer: of all but text."""
     chosen: Any = input.chosen
-    return getattr(chosen, "n_tokens", 0)
+    return mediaTokens(chosen) if isinstance(chosen, RKLLMMultiModalInput) else getattr(chosen, "n_tokens", 0)
+
+
+def mediaTokens(input: RKLLMMultiModalInput) -> int:
+    """The tokens of what an input has beside its text; they take room in the context as those do."""
+    image, video, audio = input.image, input.video, input.audio
+    count = (input.n_image or int(bool(input.image_embed))) * input.n_image_tokens
+    count += image.n_image * image.n_image_tokens if image else 0
+    count += video.n_video * video.n_frame_per_video * video.n_frame_tokens if video else 0
+    return count + (audio.n_audio * audio.n_audio_tokens if audio else 0)
