@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SOURCES := rkllm_twisted twisted tests benchmarks scripts examples noxfile.py docs/conf.py
 
-.PHONY: help run test check bench bench-quick bench-counts soak format reference docs release-check matrix recording native sanitize valgrind aarch64 clean
+.PHONY: help run test check bench bench-quick bench-counts soak format reference docs release-check matrix news recording native sanitize valgrind aarch64 clean
 
 help:  ## Show what there is
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9-]+):.*## /make \1\t/' | expand -t 20
@@ -46,8 +46,11 @@ release-check: $(VENV)/.release  ## Wheel and sdist into dist/, looked at by twi
 	@$(BIN)/python -m build --outdir dist . >/dev/null
 	@$(BIN)/twine check --strict dist/*
 
-matrix: $(VENV)/.release  ## The tests from the wheel with Python 3.10 to 3.13, the lowest and the newest Twisted
+matrix: release-check  ## The wheel in empty environments: Python 3.10 to 3.13, the lowest and the newest Twisted
 	@$(BIN)/nox $(NOX)
+
+news: $(VENV)/.release  ## Show what changes/ will put into CHANGELOG.md
+	@$(BIN)/towncrier build --draft
 
 recording: $(VENV)/.run  ## The recording of the README anew, from the program
 	@$(BIN)/python scripts/recording.py docs/recording.svg \
@@ -88,7 +91,7 @@ aarch64:  ## The stand-in and the NPU backend on emulated aarch64; needs root, s
 	@tests/native/aarch64 --quiet $(ARGS)
 
 clean:  ## Remove what the other targets made
-	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .nox build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
 
 $(BIN)/python:
 	@scripts/step "making a virtual environment with $(PYTHON)" $(PYTHON) -m venv $(VENV)

@@ -1,54 +1,38 @@
-"""The tests from the wheel, over Pythons and Twisteds: ``make matrix``, or ``nox --list`` for one of them.
+"""The wheel of ``make release-check`` in empty environments: each Python, with the lowest and the newest Twisted.
 
-An interpreter that is not on this machine is skipped, with a message.
+Run by ``make matrix``. A Python that is not there is skipped, and said to be; those of pyenv are found.
 """
 
+from __future__ import annotations
+
 import os
-import tempfile
+import re
 from pathlib import Path
 
 import nox
 
-nox.options.error_on_missing_interpreters = False
-nox.needs_version = ">=2025.5"
-
+ROOT = Path(__file__).parent
 PYTHONS = ["3.10", "3.11", "3.12", "3.13"]
-LOWEST = "24.3.0"
-"""The oldest Twisted supported, as setup.cfg has it; a test compares the two."""
-TESTS = os.environ.get(
-    "NOX_TESTS", "tests/wire tests/scheduling tests/methods tests/contract tests/end_to_end tests/typing"
-)
+
+nox.options.default_venv_backend = "venv"
+nox.options.error_on_missing_interpreters = False
+pyenv = Path(os.environ.get("PYENV_ROOT", "~/.pyenv")).expanduser()
+os.environ["PATH"] = os.pathsep.join([os.environ["PATH"], *map(str, pyenv.glob("versions/*/bin"))])
+
+
+def lowestTwisted() -> str:
+    """The lowest Twisted that setup.cfg allows."""
+    [lowest] = re.findall(r"^ +Twisted>=(\S+)$", (ROOT / "setup.cfg").read_text(), re.MULTILINE)
+    return str(lowest)
 
 
 @nox.session(python=PYTHONS)
 @nox.parametrize("twisted", ["lowest", "newest"])
-def tests(session: nox.Session, twisted: str) -> None:
-    """Build the wheel, install it into an empty environment, and test that."""
-    wheels = Path(session.create_tmp()) / "wheels"
-    session.install("build")
-    session.run("python", "-m", "build", "--wheel", "--outdir", str(wheels), silent=True)
-    wheel = max(wheels.absolute().glob("*.whl"), key=os.path.getmtime)
-    session.install(
-        f"Twisted=={LOWEST}" if twisted == "lowest" else "Twisted", f"rkllm-twisted[cpu,test] @ {wheel.as_uri()}"
-    )
-    session.run("python", "-c", "import twisted; print('Twisted', twisted.__version__)")
-    # From the tests' own copy: the package that is tested is the installed one.
-    session.cd(copyOfTests(Path(session.create_tmp())))
-    # nox's own directory for temporary files is too deep for the path of a socket, which has 107 bytes.
-    environ = {"TMPDIR": tempfile.gettempdir()}
-    session.run("python", "-m", "pytest", "--quiet", *TESTS.split(), *session.posargs, env=environ)
-
-
-def copyOfTests(directory: Path) -> Path:
-    """The tests and what they read, without the package."""
-    import shutil
-
-    root = Path(__file__).parent
-    target = directory / "checkout"
-    shutil.rmtree(target, ignore_errors=True)
-    target.mkdir()
-    for name in ("tests", "examples", "docs", "scripts", "packaging", "benchmarks", "requirements"):
-        shutil.copytree(root / name, target / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for path in (*root.glob("*.md"), root / "setup.cfg", root / "pyproject.toml", root / "LICENSE", root / "Makefile"):
-        shutil.copy(path, target)
-    return target
+def wheel(session: nox.Session, twisted: str) -> None:
+    """Install the wheel and serve with it."""
+    [built] = (ROOT / "dist").glob("rkllm_twisted-*-py3-none-any.whl")
+    session.install(str(built), f"Twisted=={lowestTwisted()}" if twisted == "lowest" else "Twisted")
+    session.chdir(session.create_tmp())  # nothing of the checkout is found there
+    session.env["PYTHONPATH"] = ""
+    session.run("python", "-m", "pip", "check")
+    session.run("python", str(ROOT / "scripts/smoke.py"))

@@ -1,6 +1,7 @@
 """Two services in one process: the desk's own over HTTP, and the model's on a Unix socket, for the desk and everybody.
 
-Environment: DESK_HTTP is where the desk listens, RKLLM_UDS_PATH the model's socket, DESK_BACKEND and DESK_MODEL what runs.
+Environment: DESK_HTTP is where the desk listens, RKLLM_UDS_PATH the model's socket, DESK_BACKEND and DESK_MODEL what
+runs.
 """
 
 import os

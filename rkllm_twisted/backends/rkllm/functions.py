@@ -18,6 +18,11 @@ from rkllm_twisted.values import Capability, RKLLMCrossAttnParam, RKLLMLoraAdapt
 NO_PAUSE = ": by the manual (1.3.0, section 3.2.10) only ranges of a paused run can be cleared, and none is paused"
 """Why ranges of the KV cache may be refused. What a pause does to the next prompt is why there is none."""
 
+Conditions = tuple[str | None, int]
+"""What a part of the KV cache was computed under: the name of a LoRA adapter, and the number of an encoder's output."""
+MIXED: Conditions = None, -1
+"""Of a cache whose parts differ in that."""
+
 
 class ModelFunctions(RuntimeModel):
     """A loaded model, its runs excepted. One thread calls it.
@@ -40,6 +45,8 @@ class ModelFunctions(RuntimeModel):
         self._adapters: set[str] = set()
         self._promptCache: str | None = None
         self._crossAttention: Writer | None = None
+        self._encodings = 0
+        self._cachedUnder: Conditions | None = None
 
     def destroy(self) -> None:
         """Free the model. Calling it again does nothing."""
@@ -110,6 +117,8 @@ class ModelFunctions(RuntimeModel):
             checking.checkRanges(ranges, self.getKVCacheSize())
             starts, ends = (self._ffi.new("int[]", list(side)) for side in zip(*ranges, strict=True))
             self._loaded.call("rkllm_clear_kv_cache", keep, starts, ends, hint=NO_PAUSE)
+        if not keepSystemPrompt and ranges is None:
+            self._cachedUnder = None
 
     def getKVCacheSize(self) -> list[int]:
         """See `IRuntimeModel.getKVCacheSize`. What else the function returns is not documented: less than 0 fails."""
@@ -158,6 +167,7 @@ class ModelFunctions(RuntimeModel):
         writer = Writer(self._ffi)
         self._loaded.call("rkllm_set_cross_attn_params", writer.new("RKLLMCrossAttnParam", params))
         self._crossAttention = writer
+        self._encodings += 1
 
     def _need(self, capability: Capability) -> None:
         if capability not in self._family.capabilities:

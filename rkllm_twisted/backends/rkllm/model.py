@@ -9,7 +9,7 @@ from msgspec import structs
 from zope.interface import implementer
 
 from rkllm_twisted.backends.rkllm import checking
-from rkllm_twisted.backends.rkllm.functions import ModelFunctions
+from rkllm_twisted.backends.rkllm.functions import MIXED, Conditions, ModelFunctions
 from rkllm_twisted.backends.rkllm.interrupting import Interruption
 from rkllm_twisted.backends.rkllm.loaded import Loaded
 from rkllm_twisted.backends.rkllm.running import ABORT, Run, Task
@@ -18,7 +18,15 @@ from rkllm_twisted.backends.rkllm.saving import PromptCacheFile
 from rkllm_twisted.backends.rkllm.writing import Writer
 from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
 from rkllm_twisted.interfaces import IRuntimeModel, OnResult, refuseUnsupported
-from rkllm_twisted.values import Capability, Delivery, InferMode, RKLLMInferParam, RKLLMInput, RKLLMParam
+from rkllm_twisted.values import (
+    Capability,
+    Delivery,
+    InferMode,
+    RKLLMInferParam,
+    RKLLMInput,
+    RKLLMMultiModalInput,
+    RKLLMParam,
+)
 
 
 @implementer(IRuntimeModel)
@@ -32,7 +40,6 @@ class RkllmModel(ModelFunctions):
 
     def __init__(self, loaded: Loaded, param: RKLLMParam) -> None:
         super().__init__(loaded, param)
-        self._conditions: tuple[str | None, Writer | None] = None, None
         self._run: Run | None = None
         self._isAborted = False
 
@@ -122,8 +129,10 @@ class RkllmModel(ModelFunctions):
         """
         isAlone = not inferParam.keep_history and Capability.CLEAR_KV_CACHE in self._family.capabilities
         wantsRows = inferParam.mode is not InferMode.RKLLM_INFER_GENERATE
-        if isAlone and (self._isOtherwise(inferParam) or wantsRows):
+        conditions = self._conditionsOf(inferParam)
+        if isAlone and (wantsRows or self._cachedUnder not in (None, conditions)):
             self.clearKVCache(False, None)
+        self._cachedUnder = conditions if self._cachedUnder in (None, conditions) else MIXED
         writer = Writer(self._ffi)
         arguments = writer.inputs(inputs), writer.new("RKLLMInferParam", self._inferParamOf(inferParam, task))
         # Whether tokens that are found in a cache have rows is not known.
@@ -136,14 +145,13 @@ class RkllmModel(ModelFunctions):
         if run.reason is None:
             self._checkEnd(run, status, inputs)
 
-    def _isOtherwise(self, inferParam: RKLLMInferParam) -> bool:
-        """Whether what the KV cache holds was computed with another LoRA adapter, or another encoder's output.
+    def _conditionsOf(self, inferParam: RKLLMInferParam) -> Conditions:
+        """What the KV cache will have been computed under: the LoRA adapter, and which encoder's output.
 
         Whether the library takes care of that when it finds the beginning of a prompt in its cache is not known.
         """
-        lora, before = inferParam.lora_params, self._conditions
-        self._conditions = None if lora is None else lora.lora_adapter_name, self._crossAttention
-        return self._conditions != before
+        lora = inferParam.lora_params
+        return None if lora is None else lora.lora_adapter_name, self._encodings
 
     def _call(self, run: Run, inputs: Any, inferParam: Any) -> int:
         with self._loaded.library.receiving(run.received) as userdata:
@@ -177,6 +185,8 @@ class RkllmModel(ModelFunctions):
     def _hintFor(self, inputs: list[RKLLMInput]) -> str:
         """Why a run may have been refused before it began; only the log of the library says it."""
         reasons = [f"the prompt does not fit into max_context_len ({self._param.max_context_len} tokens)"]
+        if any(input.chosen == "" for input in inputs):
+            reasons.append("a prompt is empty")
         if self._param.extend_param.use_cross_attn and self._crossAttention is None:
             reasons.append("rkllm_set_cross_attn_params was not called")
         if any(input.role == "tool" for input in inputs):
@@ -210,6 +220,15 @@ class RkllmModel(ModelFunctions):
 
 
 def knownTokens(input: RKLLMInput) -> int:
-    """The tokens of an input as far as they are known without the library's tokenizer."""
+    """The tokens of an input as far as they are known without the library's tokenizer: of all but text."""
     chosen: Any = input.chosen
-    return getattr(chosen, "n_tokens", 0)
+    return mediaTokens(chosen) if isinstance(chosen, RKLLMMultiModalInput) else getattr(chosen, "n_tokens", 0)
+
+
+def mediaTokens(input: RKLLMMultiModalInput) -> int:
+    """The tokens of what an input has beside its text; they take room in the context as those do."""
+    image, video, audio = input.image, input.video, input.audio
+    count = (input.n_image or int(bool(input.image_embed))) * input.n_image_tokens
+    count += image.n_image * image.n_image_tokens if image else 0
+    count += video.n_video * video.n_frame_per_video * video.n_frame_tokens if video else 0
+    return count + (audio.n_audio * audio.n_audio_tokens if audio else 0)

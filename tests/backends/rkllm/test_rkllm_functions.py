@@ -71,6 +71,42 @@ def test_lora_that_c_must_not_see(fields, load, library):
     assert "rkllm_load_lora" not in library.calls()
 
 
+@having(Capability.CLEAR_KV_CACHE)
+def test_what_an_adapter_left_in_a_history_is_not_reused(key, load, library, tmp_path):
+    """It would change the answers of the model without the adapter, and the other way round."""
+    (tmp_path / "lora").touch()
+    model, tone = load(key), RKLLMLoraParam(lora_adapter_name="tone")
+    model.loadLora(adapter(tmp_path / "lora"))
+
+    def reuses(**fields):
+        Run(model, **fields)
+        return library.events("prefill")[-1]["reused"] > 0
+
+    Run(model, keep_history=1, lora_params=tone)
+    assert not reuses()
+    assert reuses()
+    Run(model, keep_history=1, lora_params=tone)
+    Run(model, keep_history=1)  # the history is of both now
+    assert not reuses()
+    Run(model, keep_history=1)
+    assert not reuses(lora_params=tone)
+    assert reuses(lora_params=tone)
+
+
+@having(Capability.CLEAR_KV_CACHE)
+def test_cache_that_could_not_be_cleared_is_not_taken_for_clear(key, load, library, tmp_path):
+    (tmp_path / "lora").touch()
+    model, tone = load(key), RKLLMLoraParam(lora_adapter_name="tone")
+    model.loadLora(adapter(tmp_path / "lora"))
+    Run(model)
+    library.script("fail=clear_kv_cache")
+    with pytest.raises(RuntimeCallFailed):
+        Run(model, lora_params=tone)
+    library.script("")
+    Run(model, lora_params=tone)
+    assert library.events("prefill")[-1]["reused"] == 0
+
+
 # Prompt caches
 
 

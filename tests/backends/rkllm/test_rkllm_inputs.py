@@ -5,7 +5,7 @@ from msgspec import structs
 
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.backends.rkllm.writing import LARGEST_INPUT, Writer
-from rkllm_twisted.errors import InvalidParams, NotSupported
+from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong
 from rkllm_twisted.values import (
     InputType,
     RKLLMAudio,
@@ -266,6 +266,44 @@ def test_input_that_is_refused(input, said, load, library):
     with pytest.raises(InvalidParams, match=rf"^invalid params: \$\.rkllm_input\.(multimodal_input\.)?{said}"):
         Run(load("1.3.1", "embd=1"), input)
     assert "rkllm_run" not in library.calls()
+
+
+@pytest.mark.parametrize(
+    ("key", "input"),
+    [
+        ("1.1", pictured(image_embed=[0.5] * 32, n_image_tokens=32)),
+        ("1.2.1", pictured(image_embed=[0.5] * 32, n_image_tokens=32)),
+        ("1.2.1", pictured(prompt="<image><image>", image_embed=[0.5] * 32, n_image_tokens=16, n_image=2)),
+        ("1.3", inBlock(image_embed=[0.5] * 32, n_image_tokens=32)),
+        (
+            "1.3",
+            pictured(
+                prompt="<video>",
+                video=RKLLMVideo(video_embed=[0.5] * 32, n_video=1, n_frame_per_video=4, n_frame_tokens=8),
+            ),
+        ),
+        (
+            "1.3.1",
+            pictured(prompt="<audio>", audio=RKLLMAudio(audio_embed=[0.5] * 32, n_audio=1, n_audio_tokens=32)),
+        ),
+    ],
+)
+def test_media_that_fill_the_context(key, input, load, library):
+    """Their tokens are known, whatever the text has: the library would return -1 and nothing else."""
+    with pytest.raises(PromptTooLong) as refused:
+        Run(load(key, "embd=1", max_context_len=32), input)
+    assert refused.value.data == {"tokens": 32, "limit": 32}
+    assert "rkllm_run" not in library.calls()
+
+
+def test_media_leave_less_room_for_the_answer(load, library):
+    """Of both blocks; behind the end of the context the library would go on for ever."""
+    library.script("endless=1")
+    image = RKLLMImage(image_embed=[0.5] * 2, n_image=1, n_image_tokens=2)
+    video = RKLLMVideo(video_embed=[0.5] * 12, n_video=1, n_frame_per_video=3, n_frame_tokens=4)
+    run = Run(load("1.3", "embd=1", max_context_len=32), pictured(prompt="<image> <video>", image=image, video=video))
+    assert len(run.results) == 32 - 2 - 12
+    assert run.reason == "length"
 
 
 @pytest.mark.parametrize("length", [1, 3])

@@ -148,6 +148,12 @@ def test_text_that_does_not_fit(key, load, library):
     assert Run(model).text == "one two three"  # and nothing is left of it
 
 
+def test_empty_prompt(load):
+    """Of 1.1, which puts it into no chat template, nothing is left of it."""
+    with pytest.raises(RuntimeCallFailed, match=r"a prompt is empty$"):
+        Run(load("1.1"), "")
+
+
 # Failures
 
 
