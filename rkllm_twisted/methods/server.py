@@ -57,7 +57,7 @@ class ServerMethods:
                     if turn.owner is call.connection
                 ],
             },
-            "uptime": self._scheduler.clock.seconds() - self._began,
+            "uptime": round(self._scheduler.clock.seconds() - self._began, 3),
             "counters": {"models_loaded": self._runtime.held.count, **self._runtime.counters},
         }
 
