@@ -221,3 +221,13 @@ def test_peer_that_is_gone_is_found_by_the_transport(real):
     real.outbox.write(b"nobody")
     assert real.transport in real.transport.reactor.getWriters()
     assert isinstance(real.transport.doWrite(), ConnectionLost)
+
+
+def test_what_comes_after_the_end_does_not_overtake(real):
+    """Nobody tells any more when the transport keeps nothing, so it is not sent at once."""
+    real.outbox.whenEmpty(lambda: None)
+    real.outbox.write(b"late")
+    assert real.read() == b""
+    assert real.transport in real.transport.reactor.getWriters()
+    real.transport.doWrite()
+    assert real.read() == b"late"

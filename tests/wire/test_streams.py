@@ -17,6 +17,7 @@ from rkllm_twisted.values import (
     RKLLMResultLastHiddenLayer,
     RKLLMResultLogits,
 )
+from rkllm_twisted.wire import streams
 from rkllm_twisted.wire.connection import Connection
 from rkllm_twisted.wire.streams import LineStream, Spelling, openStream
 
@@ -143,6 +144,15 @@ def test_client_that_does_not_read_is_looked_at_between_results():
     with pytest.raises(ReaderTooSlow):
         spoken.stream.results(textsOf(*["x" * 10_000] * 1000))
     assert 300_000 < sum(map(len, spoken.written)) < 400_000
+
+
+@pytest.mark.parametrize("count", [1, 4, 5, 9])
+def test_numbers_are_spelled_in_parts_that_are_one_array(monkeypatch, count):
+    monkeypatch.setattr(streams, "PART", 16)  # four numbers
+    spoken = Spoken()
+    spoken.stream.results([(rowsOf(*range(count), width=1), NORMAL)])
+    [message] = spoken.messages()
+    assert message["result"]["logits"]["logits"] == list(range(count))
 
 
 def test_whole_joins_all():

@@ -162,6 +162,15 @@ def test_bytes_of_waiting_are_kept_until_it_shows_what_they_are():
     assert pieces.end() == "€"
 
 
+def test_letter_behind_half_a_character_shows_that_it_stays_one():
+    pieces = Pieces()
+    assert pieces.add("🦊".encode()[:2], False) is None
+    assert pieces.isWaiting()
+    assert pieces.add(b"a", False) == "\ufffda"
+    assert pieces.add(b"b", False) == "b"
+    assert pieces.end() is None
+
+
 def test_figures():
     times = iter((10.0, 10.5, 10.75, 11.5))
     figures = Figures(7, lambda: next(times))
