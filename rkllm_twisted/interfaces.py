@@ -18,12 +18,11 @@ from twisted.plugin import IPlugin
 from twisted.python.failure import Failure
 from zope.interface import Attribute, Interface
 
-from rkllm_twisted.errors import NotSupported
 from rkllm_twisted.values import (
     CallState,
     Capability,
     Delivery,
-    EncodedResult,
+    Received,
     RKLLMCrossAttnParam,
     RKLLMInferParam,
     RKLLMInput,
@@ -31,13 +30,10 @@ from rkllm_twisted.values import (
     RKLLMParam,
     RKLLMPerfStat,
     RKLLMResult,
-    needs,
 )
 
 OnResult = Callable[[RKLLMResult, CallState], None]
 """What a blocking run calls with each result, from any thread. It never raises."""
-Received = tuple[RKLLMResult | EncodedResult, CallState]
-"""A result and its state."""
 
 
 class IRuntime(Interface):
@@ -313,24 +309,3 @@ class IBackendMaker(IPlugin, Interface):  # an IPlugin is one; pydoctor, which d
         Raises:
             ValueError: An option is unknown or its value is wrong; the message says which and what is expected.
         """
-
-
-def refuseParam(param: RKLLMParam, capabilities: frozenset[Capability]) -> None:
-    """Raise NotSupported if a model of these parameters needs more than the capabilities."""
-    asked = {
-        Capability.BATCHES: param.extend_param.n_batch > 1,
-        Capability.CROSS_ATTENTION: bool(param.extend_param.use_cross_attn),
-    }
-    for capability, isAsked in asked.items():
-        if isAsked and capability not in capabilities:
-            raise NotSupported(needs=capability.value)
-
-
-def refuseUnsupported(
-    inputs: list[RKLLMInput], inferParam: RKLLMInferParam, capabilities: frozenset[Capability]
-) -> None:
-    """Raise NotSupported if a run of these inputs needs more than the capabilities."""
-    needed = {capability for input in inputs for capability in needs(input, inferParam)}
-    lacking = (needed | ({Capability.BATCHES} if len(inputs) > 1 else set())) - capabilities
-    if lacking:
-        raise NotSupported(needs=", ".join(sorted(capability.value for capability in lacking)))

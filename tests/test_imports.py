@@ -19,7 +19,7 @@ TWISTED_WITHOUT_REACTOR = {"twisted.internet.defer", "twisted.logger", "twisted.
 RULES = {
     "errors": (set(), None),
     "ranges": ({"errors"}, None),
-    "values": ({"errors", "ranges"}, None),
+    "values": ({"errors", "ranges", "values"}, None),
     "interfaces": (FLOOR, {"twisted.internet.defer", "twisted.plugin", "twisted.python"}),
     "wire": (MEETING | {"wire"}, None),
     "scheduling": (MEETING | {"scheduling"}, None),

@@ -15,7 +15,7 @@ from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
 from rkllm_twisted.errors import NotSupported
-from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult, refuseParam
+from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -24,6 +24,7 @@ from rkllm_twisted.values import (
     RKLLMInput,
     RKLLMLoraAdapter,
     RKLLMParam,
+    refuseParam,
 )
 
 

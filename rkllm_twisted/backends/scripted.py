@@ -19,14 +19,7 @@ from zope.interface import implementer
 
 from rkllm_twisted.backends import OptionalFunctions
 from rkllm_twisted.errors import InvalidParams, ModelBusy, ModelLoadFailed, ModelNotInitialized
-from rkllm_twisted.interfaces import (
-    IGeneration,
-    IModel,
-    IModelBackend,
-    IResultReceiver,
-    refuseParam,
-    refuseUnsupported,
-)
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
 from rkllm_twisted.values import (
     CallState,
     Capability,
@@ -36,6 +29,8 @@ from rkllm_twisted.values import (
     RKLLMParam,
     RKLLMPerfStat,
     RKLLMResult,
+    refuseParam,
+    refuseUnsupported,
 )
 
 Script = Callable[[RKLLMInput], Iterable[str]]

@@ -31,14 +31,12 @@ from rkllm_twisted.interfaces import (
     IRuntime,
     IRuntimeModel,
     OnResult,
-    Received,
-    refuseParam,
-    refuseUnsupported,
 )
 from rkllm_twisted.values import (
     NO_PERF,
     CallState,
     Delivery,
+    Received,
     RKLLMCrossAttnParam,
     RKLLMInferParam,
     RKLLMInput,
@@ -46,6 +44,8 @@ from rkllm_twisted.values import (
     RKLLMParam,
     RKLLMPerfStat,
     RKLLMResult,
+    refuseParam,
+    refuseUnsupported,
 )
 
 Value = TypeVar("Value")

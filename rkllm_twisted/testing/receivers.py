@@ -11,10 +11,11 @@ from twisted.internet.defer import Deferred
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.interfaces import IResultReceiver, Received
+from rkllm_twisted.interfaces import IResultReceiver
 from rkllm_twisted.values import (
     CallState,
     EncodedResult,
+    Received,
     RKLLMPerfStat,
     RKLLMResult,
     RKLLMResultLastHiddenLayer,

@@ -17,6 +17,7 @@ from rkllm_twisted.values import (
     CallState,
     Delivery,
     EncodedResult,
+    Received,
     RKLLMPerfStat,
     RKLLMResult,
     RKLLMResultLastHiddenLayer,
@@ -25,7 +26,7 @@ from rkllm_twisted.values import (
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import NO_ID, encode, encodeInto, errorObject, notificationLine, resultLine
 
-PIECE = 2**16
+BURST = 2**16
 """The bytes of lines after which it is looked how much waits for the client."""
 PART = 2**18
 """The bytes of a tensor that are spelled at a time."""
@@ -139,7 +140,7 @@ class LineStream:
         """The line that ``rkllm.run_async`` sends first."""
         self._call.write(resultLine(self._id, encode({"success": True, "message": message})))
 
-    def results(self, results: Sequence[tuple[RKLLMResult | EncodedResult, CallState]]) -> None:
+    def results(self, results: Sequence[Received]) -> None:
         """Data, as many as there are: one write for all of them costs half as much as one for each.
 
         Raises:
@@ -152,12 +153,12 @@ class LineStream:
                 raise ReaderTooSlow("more waits for this client than may; read the stream faster")
             place = self._writeFrom(results, place)
 
-    def _writeFrom(self, results: Sequence[tuple[RKLLMResult | EncodedResult, CallState]], place: int) -> int:
+    def _writeFrom(self, results: Sequence[Received], place: int) -> int:
         """Write results until they are long enough to look how much waits; returns the place of the next."""
         lines: list[bytes] = []
         size = 0
         try:
-            while place < len(results) and size < PIECE:
+            while place < len(results) and size < BURST:
                 lines.append(line := self._line(*results[place]))
                 size += len(line)
                 place += 1

@@ -14,8 +14,8 @@ from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.backends.isolated.model import IsolatedModel
 from rkllm_twisted.backends.isolated.process import ChildProcess
 from rkllm_twisted.errors import NotSupported
-from rkllm_twisted.interfaces import IModel, IModelBackend, IRuntime, refuseParam
-from rkllm_twisted.values import RKLLMParam
+from rkllm_twisted.interfaces import IModel, IModelBackend, IRuntime
+from rkllm_twisted.values import RKLLMParam, refuseParam
 
 
 @implementer(IModelBackend)

@@ -15,8 +15,8 @@ from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.keeping import KeptChild
 from rkllm_twisted.backends.isolated.process import ChildProcess
 from rkllm_twisted.errors import BackendLost, InternalError, RuntimeCallFailed
-from rkllm_twisted.interfaces import IGeneration, IResultReceiver, Received
-from rkllm_twisted.values import NO_PERF
+from rkllm_twisted.interfaces import IGeneration, IResultReceiver
+from rkllm_twisted.values import NO_PERF, Received
 
 NOT_BEGUN = calls.RunEnd("abort", NO_PERF, False)
 

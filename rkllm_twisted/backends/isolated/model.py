@@ -13,7 +13,7 @@ from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.generation import IsolatedGeneration
 from rkllm_twisted.backends.isolated.keeping import KeptChild, cancelling
 from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, NotSupported
-from rkllm_twisted.interfaces import IGeneration, IModel, IResultReceiver, refuseUnsupported
+from rkllm_twisted.interfaces import IGeneration, IModel, IResultReceiver
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -21,6 +21,7 @@ from rkllm_twisted.values import (
     RKLLMInferParam,
     RKLLMInput,
     RKLLMLoraAdapter,
+    refuseUnsupported,
 )
 
 

@@ -21,7 +21,7 @@ from rkllm_twisted.backends.isolated.child import REQUESTS, RESULTS
 from rkllm_twisted.backends.isolated.frames import FrameReader, Kind, frame
 from rkllm_twisted.backends.isolated.output import Output
 from rkllm_twisted.errors import BackendLost
-from rkllm_twisted.interfaces import Received
+from rkllm_twisted.values import Received
 
 OnResults = Callable[[list[Received]], None]
 TWISTED_READS = 8192

@@ -12,7 +12,7 @@ from rkllm_twisted.backends.llamacpp.vocabulary import Vocabulary
 from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong
 from rkllm_twisted.ranges import MAX_FLOAT
 from rkllm_twisted.values import (
-    KINDS,
+    NEEDED_BY,
     Capability,
     InputType,
     RKLLMEmbedInput,
@@ -62,7 +62,7 @@ class Inputs:
             PromptTooLong: It leaves no room for one token in the context.
         """
         checking.checkInput(input, where)
-        capability = KINDS[input.input_type]
+        capability = NEEDED_BY[input.input_type]
         if (reason := self._takesNo.get(capability)) is not None:
             raise NotSupported(f"this model cannot take it: {reason}", needs=capability.value)
         places = self._read(input, where, _saying(where, write), begins)

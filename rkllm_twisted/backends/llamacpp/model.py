@@ -18,7 +18,7 @@ from rkllm_twisted.backends.llamacpp.sampling import SamplerChain
 from rkllm_twisted.backends.llamacpp.sequence import Sequence, agreement
 from rkllm_twisted.backends.llamacpp.tensors import Tensors
 from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, RuntimeCallFailed
-from rkllm_twisted.interfaces import OnResult, refuseUnsupported
+from rkllm_twisted.interfaces import OnResult
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -30,6 +30,7 @@ from rkllm_twisted.values import (
     RKLLMParam,
     RKLLMSamplingParam,
     needs,
+    refuseUnsupported,
     samplingOf,
 )
 

@@ -17,7 +17,7 @@ from rkllm_twisted.backends.rkllm.sampling import greedy
 from rkllm_twisted.backends.rkllm.saving import PromptCacheFile
 from rkllm_twisted.backends.rkllm.writing import Writer
 from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
-from rkllm_twisted.interfaces import IRuntimeModel, OnResult, refuseUnsupported
+from rkllm_twisted.interfaces import IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -26,6 +26,7 @@ from rkllm_twisted.values import (
     RKLLMInput,
     RKLLMMultiModalInput,
     RKLLMParam,
+    refuseUnsupported,
 )
 
 

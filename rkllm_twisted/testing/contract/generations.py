@@ -13,9 +13,9 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from rkllm_twisted.errors import ModelBusy, ModelLoadFailed, ModelNotInitialized
-from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver, Received
+from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
 from rkllm_twisted.testing.contract.subject import GREEDY, Subject, asynchronous
-from rkllm_twisted.values import Capability, RKLLMSamplingParam
+from rkllm_twisted.values import Capability, Received, RKLLMSamplingParam
 
 
 class Generations(Subject):
