@@ -20,7 +20,7 @@ from zope.interface import directlyProvides
 
 from rkllm_twisted.access import ALWAYS, Access, groupsOf
 from rkllm_twisted.backends.scripted import ScriptedBackend
-from rkllm_twisted.methods.results import ANSWERS
+from rkllm_twisted.methods.answers import ANSWERS
 from rkllm_twisted.server import LINGER
 from rkllm_twisted.testing.peers import Server
 from rkllm_twisted.wire.connection import Peer as Credentials

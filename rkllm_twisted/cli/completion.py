@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from rkllm_twisted.cli.arguments import FILES, parser
-from rkllm_twisted.methods.results import ANSWERS
+from rkllm_twisted.methods.answers import ANSWERS
 
 METHODS = sorted(name for name in ANSWERS if not name.startswith("$"))
 """What ``rkllm call`` can call; ``$/cancelRequest`` is of use within a connection only."""

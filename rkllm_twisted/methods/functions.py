@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-
 from msgspec import structs
 from twisted.internet.defer import Deferred
 
@@ -20,7 +18,7 @@ from rkllm_twisted.methods.parameters import (
     LoraParams,
     PromptCacheParams,
 )
-from rkllm_twisted.methods.roots import OpenedFile
+from rkllm_twisted.methods.roots import OpenedFile, inWords
 from rkllm_twisted.methods.table import Answer, Method, NoParams
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
@@ -73,8 +71,7 @@ class FunctionMethods:
         try:
             return self._held.roots.file(path, where)
         except OSError as error:
-            reason = os.strerror(error.errno or 0).lower()
-            raise RuntimeCallFailed(reason, function=function, status=-1) from None
+            raise RuntimeCallFailed(inWords(error), function=function, status=-1) from None
 
     def releasePromptCache(self, call: Call, params: NoParams) -> Deferred[Answer]:
         """Let go of the loaded prompt cache."""

@@ -11,9 +11,9 @@ from twisted.internet.defer import Deferred, succeed
 
 from rkllm_twisted.errors import ModelNotInitialized, ShuttingDown
 from rkllm_twisted.interfaces import IModel, IModelBackend
+from rkllm_twisted.methods.errands import Errand
 from rkllm_twisted.methods.history import History
 from rkllm_twisted.methods.roots import OpenedFile, Roots
-from rkllm_twisted.methods.runs import Errand
 from rkllm_twisted.methods.table import Answer
 from rkllm_twisted.scheduling.scheduler import Scheduler
 from rkllm_twisted.values import RKLLMParam
@@ -46,6 +46,7 @@ class HeldModel:
         self._model: IModel | None = None
         self._isClosed = False
         self._files: dict[object, OpenedFile] = {}
+        """What is open for the model, by its role; of what there may be many of, such as adapters, by itself."""
 
     @property
     def isLoaded(self) -> bool:

@@ -43,8 +43,7 @@ class History:
             self.forget()
             self._epoch = model.epoch
         mustClear = not (self._continues(connection) if keeps else self._mayReuse(connection))
-        if self._owner not in (None, connection):
-            self._lost.add(self._owner)
+        self._noteLoss(connection)
         self._owner = connection if keeps else None
         self._last = connection
         if not mustClear or Capability.CLEAR_KV_CACHE not in model.capabilities:
@@ -56,10 +55,9 @@ class History:
         return self._owner not in (None, connection)
 
     def cleared(self, connection: Connection) -> None:
-        """A connection has cleared the cache, or done what clears it."""
-        if self._owner not in (None, connection):
-            self._lost.add(self._owner)
-            self._owner = self._last = None
+        """A connection has cleared the cache, or done what clears it; its own history it may have cleared in part."""
+        if self.isAnothers(connection):
+            self.forget(connection)
 
     def lossOf(self, connection: Connection, keeps: bool) -> dict[str, object]:
         """What the finish line of a run says of the history that was lost before it."""
@@ -81,9 +79,13 @@ class History:
         Args:
             by: Who wanted it so, and has lost nothing by it.
         """
+        self._noteLoss(by)
+        self._owner = self._last = None
+
+    def _noteLoss(self, by: Connection | None) -> None:
+        """Whose history is in the cache loses it, unless that is who does what takes it away."""
         if self._owner not in (None, by):
             self._lost.add(self._owner)
-        self._owner = self._last = None
 
     def _continues(self, connection: Connection) -> bool:
         """Whether all that is in the cache is this connection's own history."""

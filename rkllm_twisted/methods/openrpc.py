@@ -19,7 +19,7 @@ from msgspec import UNSET, Struct, structs
 
 from rkllm_twisted._version import __version__
 from rkllm_twisted.errors import RKLLMError
-from rkllm_twisted.methods.results import ANSWERS, OF_ANY_CALL
+from rkllm_twisted.methods.answers import ANSWERS, OF_ANY_CALL
 from rkllm_twisted.methods.table import Answer, Method, MethodTable, NoParams
 from rkllm_twisted.values import RKLLMSamplingParam, Value
 from rkllm_twisted.wire.connection import Call

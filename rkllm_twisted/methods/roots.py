@@ -143,6 +143,11 @@ class Roots:
         return found
 
 
+def inWords(error: OSError) -> str:
+    """Why a file cannot be opened, such as "no such file or directory"."""
+    return os.strerror(error.errno or 0).lower()
+
+
 def _opened(root: int, parts: list[str], flags: int, where: str) -> int:
     """Open what is below a directory, following no symbolic link."""
     held = os.open(".", _DIRECTORY, dir_fd=root)

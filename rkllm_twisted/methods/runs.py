@@ -1,24 +1,21 @@
-"""What takes turns with the model: runs, from their place in the line to their last line, and errands."""
+"""Runs: generations, from their place in the line to their last line."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
-from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from rkllm_twisted.errors import BackendLost, Cancelled, DeadlinePassed, ReaderTooSlow, ResultTooLarge, RKLLMError
-from rkllm_twisted.interfaces import IGeneration, IResultReceiver, Received
+from rkllm_twisted.interfaces import IGeneration, IResultReceiver
 from rkllm_twisted.methods.roots import OpenedFile
-from rkllm_twisted.methods.table import Answer, wireError
-from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Turn
-from rkllm_twisted.values import RKLLMPerfStat
+from rkllm_twisted.methods.table import wireError
+from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler, Time, Turn
+from rkllm_twisted.values import Received, RKLLMPerfStat
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.streams import LineStream
-
-Start = Callable[[IResultReceiver], Deferred[IGeneration]]
-"""Starts the generation; the Deferred fails if it cannot be started."""
 
 
 @implementer(IResultReceiver)
@@ -28,11 +25,12 @@ class Run:
     Args:
         call: What asked for it.
         stream: Where its results go.
-        start: Starts it, when its turn has come.
+        start: Called with the run when its turn has come: starts a generation whose results the run receives.
         ended: Called once, with the run, when its last line is written and the model is free of it.
 
     Attributes:
         call: What asked for it.
+        owner: The connection of the call.
         hasRun: Whether the model has begun it.
         hasFinished: Whether its last line was a finish line.
         finishedWith: What the last line says besides the figures, such as ``history_lost``.
@@ -41,15 +39,21 @@ class Run:
         tokens: How many tokens it has generated.
     """
 
-    def __init__(self, call: Call, stream: LineStream, start: Start, ended: Callable[[Run], object]) -> None:
-        self.owner = call.connection
-        self.finishedWith: dict[str, object] = {}
-        self.saves: OpenedFile | None = None
-        self.lostWith: Callable[[], dict[str, object]] = dict
-        self.tokens = 0
+    def __init__(
+        self,
+        call: Call,
+        stream: LineStream,
+        start: Callable[[Run], Deferred[IGeneration]],
+        ended: Callable[[Run], object],
+    ) -> None:
         self.call = call
+        self.owner = call.connection
         self.hasRun = False
         self.hasFinished = False
+        self.finishedWith: dict[str, object] = {}
+        self.lostWith: Callable[[], dict[str, object]] = dict
+        self.saves: OpenedFile | None = None
+        self.tokens = 0
         self._stream = stream
         self._start = start
         self._ended = ended
@@ -149,44 +153,43 @@ class Run:
         self._ended(self)
 
 
-class Errand:
-    """Something else than a generation that needs the model: it waits for its turn, and has the model until it is done.
+class OpenRuns:
+    """The runs that have not had their last line, in the order in which they came.
 
     Args:
-        scheduler: Gives the turn.
-        owner: Whose turn it is.
-        subject: What it is for.
-        work: Called when the turn has come; the turn ends when its Deferred fires.
-
-    Attributes:
-        done: Fires as ``work``'s Deferred does, or fails with Cancelled or ShuttingDown.
-
-    Raises:
-        Busy, ShuttingDown: There is no turn to be had.
+        clock: Tells the time.
     """
 
-    def __init__(
-        self, scheduler: Scheduler, owner: Hashable, subject: object, work: Callable[[], Deferred[Answer]]
-    ) -> None:
-        self.done: Deferred[Answer] = Deferred()
-        self._work = work
-        self._turn = scheduler.request(owner, self._begun, self.done.errback, subject)
+    def __init__(self, clock: Time) -> None:
+        self._clock = clock
+        self._runs: dict[Run, None] = {}
+        self._drained: Deferred[None] | None = None
+        self._impatience: Alarm | None = None
 
-    def withdraw(self) -> None:
-        """Leave the line; once the turn has come this does nothing."""
-        if self._turn.withdraw():
-            self.done.errback(Cancelled())
+    def __iter__(self) -> Iterator[Run]:
+        return iter(list(self._runs))
 
-    def giveUp(self, failure: Failure) -> Failure | None:
-        """Leave the line because of a failure; once the turn has come, the failure is the work's and handed back."""
-        if not self._turn.withdraw():
-            return failure
-        self.done.errback(failure)
-        return None
+    def add(self, run: Run) -> None:
+        """There is one more."""
+        self._runs[run] = None
 
-    def _begun(self, turn: Turn) -> None:
-        maybeDeferred(self._work).addBoth(self._ended, turn)
+    def remove(self, run: Run) -> None:
+        """It has had its last line."""
+        del self._runs[run]
+        if not self._runs and self._drained is not None:
+            if self._impatience is not None:
+                self._impatience.cancel()
+            self._stopDraining()
 
-    def _ended(self, outcome: Answer | Failure, turn: Turn) -> None:
-        turn.end()
-        self.done.callback(outcome)  # a Failure makes it fail
+    def drain(self, patience: float) -> Deferred[None]:
+        """Fires when there is none any more, or after so many seconds."""
+        if not self._runs or not patience:
+            return succeed(None)
+        drained = self._drained = Deferred()
+        self._impatience = self._clock.callLater(patience, self._stopDraining)
+        return drained
+
+    def _stopDraining(self) -> None:
+        drained, self._drained, self._impatience = self._drained, None, None
+        if drained is not None:
+            drained.callback(None)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 
 from msgspec import structs
 from twisted.internet.defer import Deferred, maybeDeferred
 
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed, ShuttingDown
-from rkllm_twisted.interfaces import IGeneration, IModelBackend, IResultReceiver, refuseUnsupported
+from rkllm_twisted.interfaces import IGeneration, IModelBackend
 from rkllm_twisted.methods.checks import checkInferParam, checkInput, checkParam
 from rkllm_twisted.methods.decoding import completed
+from rkllm_twisted.methods.errands import Errand
 from rkllm_twisted.methods.functions import FunctionMethods
 from rkllm_twisted.methods.held import HeldModel, success
 from rkllm_twisted.methods.parameters import InitParams, RunParams
-from rkllm_twisted.methods.roots import OpenedFile, Roots
-from rkllm_twisted.methods.runs import Errand, Run
+from rkllm_twisted.methods.roots import OpenedFile, Roots, inWords
+from rkllm_twisted.methods.runs import OpenRuns, Run
 from rkllm_twisted.methods.table import Answer, Method, NoParams
-from rkllm_twisted.scheduling.scheduler import Alarm, Scheduler
+from rkllm_twisted.scheduling.scheduler import Scheduler
 from rkllm_twisted.values import (
     MAX_REPLY,
     CallState,
@@ -29,6 +29,7 @@ from rkllm_twisted.values import (
     InputType,
     RKLLMInferParam,
     RKLLMInput,
+    refuseUnsupported,
     samplingOf,
 )
 from rkllm_twisted.wire.connection import Call, Connection
@@ -53,13 +54,11 @@ class RuntimeMethods:
         self, backend: IModelBackend, scheduler: Scheduler, maxReply: int = MAX_REPLY, roots: Roots | None = None
     ) -> None:
         self.counters = Counter[str]()
+        self.held = HeldModel(backend, scheduler, roots or Roots())
         self._backend = backend
         self._scheduler = scheduler
         self._maxReply = maxReply
-        self._runs: dict[Run, None] = {}
-        self.held = HeldModel(backend, scheduler, roots or Roots())
-        self._drained: Deferred[None] | None = None
-        self._impatience: Alarm | None = None
+        self._runs = OpenRuns(scheduler.clock)
 
     def methods(self) -> list[Method]:
         """The rows of the table."""
@@ -108,7 +107,7 @@ class RuntimeMethods:
         try:
             return self.held.roots.file(path, "$.param.model_path")
         except OSError as error:
-            raise ModelLoadFailed(f"{path}: {os.strerror(error.errno or 0).lower()}") from None
+            raise ModelLoadFailed(f"{path}: {inWords(error)}") from None
 
     def preload(self, model: str) -> Deferred[Answer]:
         """Load a model before any client asks for one.
@@ -120,6 +119,7 @@ class RuntimeMethods:
             Fires when it is loaded, or fails as ``rkllm.init`` would.
         """
         param = structs.replace(self._backend.createDefaultParam(), model_path=model)
+        # An owner of its own among those that take turns; and no call, so nobody can cancel it.
         return Errand(self._scheduler, self, self, lambda: self.held.load(param, OpenedFile(model))).done
 
     def run(self, call: Call, params: RunParams) -> None:
@@ -139,24 +139,28 @@ class RuntimeMethods:
     def _enter(
         self, call: Call, params: RunParams, inputs: list[RKLLMInput], delivery: Delivery, stream: LineStream
     ) -> None:
-        def start(receiver: IResultReceiver) -> Deferred[IGeneration]:
-            inferParam = self._withPlace(self._wholeInferParam(params.rkllm_infer_params), run)
-            model = self.held.model()
-            self._checkBatch(call, delivery, inputs)
-            # First of all, or the history of another connection would be cleared for a run that cannot be.
-            refuseUnsupported(inputs, inferParam, model.capabilities)
-            ready = self.held.history.enter(model, call.connection, bool(inferParam.keep_history))
-            run.finishedWith = self.held.history.lossOf(call.connection, bool(inferParam.keep_history))
-            if inferParam.keep_history:
-                run.lostWith = lambda: self.held.history.died(call.connection)
-            if len(inputs) > 1:
-                return ready.addCallback(lambda _: model.runBatch(inputs, inferParam, receiver, delivery))
-            return ready.addCallback(lambda _: model.run(inputs[0], inferParam, receiver, delivery))
-
-        run = Run(call, stream, start, self._ended)
-        self._runs[run] = None
+        run = Run(call, stream, lambda run: self._start(run, params, inputs, delivery), self._ended)
+        self._runs.add(run)
         call.cancelled = run.abort
         run.enter(self._scheduler, None if params.userdata is None else params.userdata.deadline)
+
+    def _start(
+        self, run: Run, params: RunParams, inputs: list[RKLLMInput], delivery: Delivery
+    ) -> Deferred[IGeneration]:
+        """Start the generation of a run whose turn has come: only now is it known which model it has."""
+        inferParam = self._withPlace(self._wholeInferParam(params.rkllm_infer_params), run)
+        model, history = self.held.model(), self.held.history
+        self._checkBatch(run.call, delivery, inputs)
+        # Before anything is done, or the history of another connection would be cleared for a run that cannot be.
+        refuseUnsupported(inputs, inferParam, model.capabilities)
+        keeps = bool(inferParam.keep_history)
+        ready = history.enter(model, run.owner, keeps)
+        run.finishedWith = history.lossOf(run.owner, keeps)
+        if keeps:
+            run.lostWith = lambda: history.died(run.owner)
+        if len(inputs) > 1:
+            return ready.addCallback(lambda _: model.runBatch(inputs, inferParam, run, delivery))
+        return ready.addCallback(lambda _: model.run(inputs[0], inferParam, run, delivery))
 
     def _withPlace(self, inferParam: RKLLMInferParam, run: Run) -> RKLLMInferParam:
         """What a run saves goes below a directory that is allowed."""
@@ -167,7 +171,7 @@ class RuntimeMethods:
         try:
             run.saves = self.held.roots.place(cache.prompt_cache_path, where)
         except OSError as error:
-            reason = f"the prompt cache cannot be saved: {os.strerror(error.errno or 0).lower()}"
+            reason = f"the prompt cache cannot be saved: {inWords(error)}"
             raise RuntimeCallFailed(reason, function="rkllm_run", status=-1) from None
         inside = structs.replace(cache, prompt_cache_path=run.saves.path)
         return structs.replace(inferParam, prompt_cache_params=inside)
@@ -185,17 +189,13 @@ class RuntimeMethods:
             raise NotSupported("texts of several inputs cannot be joined to one", needs='stream "lines"')
 
     def _ended(self, run: Run) -> None:
-        del self._runs[run]
         if run.hasFinished and run.finishedWith:
             self.held.history.told(run.owner)
         if run.saves is not None:
             run.saves.close()
         self.counters["generations"] += run.hasRun
         self.counters["tokens"] += run.tokens
-        if self._drained is not None and not self._runs:
-            if self._impatience is not None:
-                self._impatience.cancel()
-            self._stopDraining(self._drained)
+        self._runs.remove(run)
 
     def _wholeInferParam(self, given: RKLLMInferParam | None) -> RKLLMInferParam:
         """What was given, over the values that the model was loaded with."""
@@ -252,24 +252,13 @@ class RuntimeMethods:
         """
         self._scheduler.close()
         self._dismissErrand()
-        if not self._runs or not drain:
-            return self._freed()
-        drained = self._drained = Deferred()
-        # What runs still is aborted then, and not waited for: a prefill may be deaf to it. `destroy` has its own limit.
-        self._impatience = self._scheduler.clock.callLater(drain, lambda: self._stopDraining(drained))
-        return drained.addCallback(lambda _: self._freed())
+        return self._runs.drain(drain).addCallback(self._free)
 
-    def _stopDraining(self, drained: Deferred[None]) -> None:
-        self._drained = self._impatience = None
-        drained.callback(None)
-
-    def _freed(self) -> Deferred[None]:
-        self._abortAll()
-        return self.held.close()
-
-    def _abortAll(self) -> None:
-        for run in list(self._runs):
+    def _free(self, _: None) -> Deferred[None]:
+        # What runs still is aborted and not waited for: a prefill may be deaf to it. `destroy` has its own limit.
+        for run in self._runs:
             run.abort()
+        return self.held.close()
 
     def _dismissErrand(self) -> None:
         """Give the last line to a call that has the model for something else than a run: a load may take long."""

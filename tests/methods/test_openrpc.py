@@ -20,8 +20,8 @@ from twisted.internet.task import Clock
 
 from rkllm_twisted.backends.scripted import ScriptedBackend
 from rkllm_twisted.errors import BY_CODE, InvalidParams, ParseError
+from rkllm_twisted.methods.answers import ANSWERS
 from rkllm_twisted.methods.openrpc import document
-from rkllm_twisted.methods.results import ANSWERS
 from rkllm_twisted.testing.peers import Server
 from tests.methods.everything import EVERYTHING, PLACES, replaced
 
