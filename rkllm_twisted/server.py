@@ -22,7 +22,7 @@ from rkllm_twisted.access import Access, groupsOf
 from rkllm_twisted.errors import Busy, InvalidRequest, NotPermitted, RKLLMError
 from rkllm_twisted.methods.table import MethodTable
 from rkllm_twisted.sockets import HangupWatch, Outbox, peerOf
-from rkllm_twisted.wire.connection import Connection
+from rkllm_twisted.wire.connection import Connection, Peer
 from rkllm_twisted.wire.framing import Framing, LineTooLong
 from rkllm_twisted.wire.messages import NO_ID, errorLine
 
@@ -51,28 +51,36 @@ class ServerProtocol(LineReceiver):
     def __init__(self, factory: ServerFactory, access: Access) -> None:
         self.factory = factory
         self._access = access
-        self._unfinished: IDelayedCall | None = None
         self.MAX_LENGTH = factory.maxLine
         self._framing = Framing(factory.maxLine)
+        self._unfinished: IDelayedCall | None = None
+        """Refuses the peer if the line that it has begun does not end in time."""
         self._lingering: IDelayedCall | None = None
+        """Closes the connection of a refused peer that does not close it."""
         self._hangup: HangupWatch | None = None
 
     def connectionMade(self) -> None:
         """Greet nobody; only a connection that is refused hears something unasked."""
         self.factory.opened(self)
         self._outbox = outbox = Outbox(self.transport, self.factory.maxBacklog)
-        peer, access = peerOf(self.transport), self._access
-        self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, access.permits)
+        peer = peerOf(self.transport)
+        self._connection = Connection(outbox.write, self.close, peer, outbox.isCongested, self._access.permits)
         if peer is not None:
             # In the factory's name: who looks at old log events later does not keep the connection alive.
             self.factory.log.debug("connection from pid {peer.pid}, uid {peer.uid}, gid {peer.gid}", peer=peer)
+        if (refusal := self._refusalOf(peer)) is not None:
+            self._refuse(refusal)
+
+    def _refusalOf(self, peer: Peer | None) -> RKLLMError | None:
+        """Why a peer is not served; None if it is, and has its place."""
+        access = self._access
         if not access.admits(peer, groupsOf(self.transport) if access.gids is not None else frozenset()):
             who = "an unknown peer" if peer is None else f"pid {peer.pid}, uid {peer.uid}, gid {peer.gid}"
             self.factory.log.warn("refused: {who}", who=who)
-            self._refuse(NotPermitted("this user may not use this socket"))
-        elif not self.factory.admit(self):
-            limit = self.factory.maxClients
-            self._refuse(Busy(f"{limit} clients are connected, no more may"))
+            return NotPermitted("this user may not use this socket")
+        if not self.factory.admit(self):
+            return Busy(f"{self.factory.maxClients} clients are connected, no more may")
+        return None
 
     def dataReceived(self, data: bytes) -> None:
         """Cut the data into lines. LineReceiver's own buffer would search an unfinished line anew with every piece."""
@@ -96,7 +104,7 @@ class ServerProtocol(LineReceiver):
     def _limitLine(self, hasEnded: bool) -> None:
         """A line that has begun must end in time: whoever only ever begins one would hold its place for nothing."""
         if self._unfinished is not None and (hasEnded or not self._framing.isUnfinished):
-            _cancelIfActive(None, self._unfinished)
+            _cancelIfActive(self._unfinished)
             self._unfinished = None
         if self._framing.isUnfinished and self._unfinished is None and self._lingering is None:
             self._unfinished = self.factory.reactor.callLater(self.factory.lineLimit, self._lineExpired)
@@ -136,7 +144,7 @@ class ServerProtocol(LineReceiver):
             self._hangup.stop()
         for delayed in (self._lingering, self._unfinished):
             if delayed is not None:
-                _cancelIfActive(None, delayed)
+                _cancelIfActive(delayed)
         self.factory.dismiss(self)
         self._connection.lost()
 
@@ -179,12 +187,12 @@ class ServerFactory(Factory):
         maxBacklog: int = MAX_BACKLOG,
         lineLimit: float = LINE_LIMIT,
     ) -> None:
-        self.lineLimit = lineLimit
         self.table = table
         self.reactor = reactor
         self.maxClients = maxClients
         self.maxLine = maxLine
         self.maxBacklog = maxBacklog
+        self.lineLimit = lineLimit
         self._open: set[ServerProtocol] = set()
         self._connected: set[ServerProtocol] = set()
         self._lingering: dict[ServerProtocol, None] = {}
@@ -238,12 +246,11 @@ class ServerFactory(Factory):
         """
         if not self._open:
             return succeed(None)
-        self._allClosed = Deferred()
-        allClosed = self._allClosed
+        allClosed = self._allClosed = Deferred()
         for protocol in list(self._open):
             protocol.close()
         impatience = self.reactor.callLater(LINGER, self._abortAll)
-        return allClosed.addBoth(_cancelIfActive, impatience)
+        return allClosed.addCallback(lambda _: _cancelIfActive(impatience))
 
     def _abortAll(self) -> None:
         for protocol in list(self._open):
@@ -263,6 +270,6 @@ class _Door(Factory):
         return ServerProtocol(self._factory, self._access)
 
 
-def _cancelIfActive(outcome: None, delayed: IDelayedCall) -> None:
+def _cancelIfActive(delayed: IDelayedCall) -> None:
     if delayed.active():
         delayed.cancel()
