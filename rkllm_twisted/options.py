@@ -12,9 +12,13 @@ from twisted.python import usage
 
 from rkllm_twisted._version import __version__
 from rkllm_twisted.backends import backendMakers
-from rkllm_twisted.server import LINE_LIMIT, MAX_BACKLOG
+from rkllm_twisted.backends.isolated.limits import Limits
+from rkllm_twisted.scheduling.scheduler import MAX_QUEUE
+from rkllm_twisted.server import LINE_LIMIT, MAX_BACKLOG, MAX_CLIENTS, MAX_LINE
 from rkllm_twisted.service import DEFAULT_PATH
 from rkllm_twisted.values import MAX_REPLY
+
+LIMITS = Limits()
 
 
 class Options(usage.Options):
@@ -33,24 +37,24 @@ class Options(usage.Options):
     optParameters = [
         ["backend", "b", None, "Backend as NAME:key=value:..., e.g. llamacpp:threads=2 [the best one usable]"],
         ["model", "m", None, "Model to load at start: a file, or a short name such as smollm2 [none]"],
-        ["max-clients", None, None, "The most connections at a time [$RKLLM_MAX_CLIENTS, else 100]"],
-        ["max-queue", None, "64", "The most requests that wait for the model"],
-        ["max-line", None, str(16 * 2**20), "The longest line of a client, in bytes"],
+        ["max-clients", None, None, f"The most connections at a time [$RKLLM_MAX_CLIENTS, else {MAX_CLIENTS}]"],
+        ["max-queue", None, str(MAX_QUEUE), "The most requests that wait for the model"],
+        ["max-line", None, str(MAX_LINE), "The longest line of a client, in bytes"],
         ["max-reply", None, str(MAX_REPLY), "The longest result with tensors in it, in bytes"],
         ["max-backlog", None, str(MAX_BACKLOG), "The bytes that may wait for a client that does not read its stream"],
         ["isolation", None, None, "Where the runtime runs: process (a child of its own) or none [process if it can]"],
-        ["init-limit", None, "600", "Seconds that loading a model may take before its process is killed"],
-        ["prefill-limit", None, "60", "Seconds from the start of a run to its first result, whatever its prompt"],
-        ["prefill-token-limit", None, "0.06", "Seconds more for each token of the prompt"],
-        ["token-limit", None, "60", "Seconds from one result of a run to the next"],
-        ["abort-limit", None, "30", "Seconds from an abort to the end of the run"],
-        ["max-crashes", None, "5", "Deaths of the runtime's process within a minute after which it is not restarted"],
+        ["init-limit", None, f"{LIMITS.init:g}", "Seconds that loading a model may take before its process is killed"],
+        ["prefill-limit", None, f"{LIMITS.prefill:g}", "Seconds to the first result of a run, whatever its prompt"],
+        ["prefill-token-limit", None, f"{LIMITS.prefillToken:g}", "Seconds more for each token of the prompt"],
+        ["token-limit", None, f"{LIMITS.token:g}", "Seconds from one result of a run to the next"],
+        ["abort-limit", None, f"{LIMITS.abort:g}", "Seconds from an abort to the end of the run"],
         [
-            "max-memory",
+            "max-crashes",
             None,
-            None,
-            "Bytes of the runtime's process above which it is exchanged between two runs [none]",
+            str(LIMITS.crashes),
+            "Deaths of the runtime's process within a minute that end it for good",
         ],
+        ["max-memory", None, None, "Bytes of the runtime's process above which it is replaced between two runs [none]"],
         ["line-limit", None, str(LINE_LIMIT), "Seconds within which a line that a client has begun must end"],
         ["drain", None, "0", "Seconds that generations in progress may go on after SIGTERM"],
         ["allow-uid", None, None, "Users that may connect, as numbers or names with commas between [all]"],
@@ -125,7 +129,10 @@ class Options(usage.Options):
                 raise usage.UsageError(f"--model-root: {path} is no directory")
         source = "--max-clients"
         if self["max-clients"] is None:
-            source, self["max-clients"] = "RKLLM_MAX_CLIENTS", self._environ.get("RKLLM_MAX_CLIENTS") or "100"
+            source, self["max-clients"] = (
+                "RKLLM_MAX_CLIENTS",
+                self._environ.get("RKLLM_MAX_CLIENTS") or str(MAX_CLIENTS),
+            )
         self["max-clients"] = _positive(source, self["max-clients"])
         for name, read in READERS.items():
             if self[name] is not None:

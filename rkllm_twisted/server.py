@@ -26,6 +26,10 @@ from rkllm_twisted.wire.connection import Connection, Peer
 from rkllm_twisted.wire.framing import Framing, LineTooLong
 from rkllm_twisted.wire.messages import NO_ID, errorLine
 
+MAX_CLIENTS = 100
+"""Connections at a time, unless another limit is given (W-CLIENTS)."""
+MAX_LINE = 16 * 2**20
+"""The longest line of a client in bytes, unless another limit is given (W-LIMIT)."""
 MAX_BACKLOG = 8 * 2**20
 """The bytes that may wait for a peer when a further result comes, unless another limit is given (W-SLOW)."""
 LINE_LIMIT = 60.0
@@ -182,8 +186,8 @@ class ServerFactory(Factory):
         self,
         table: MethodTable,
         reactor: Any,
-        maxClients: int = 100,
-        maxLine: int = 16 * 2**20,
+        maxClients: int = MAX_CLIENTS,
+        maxLine: int = MAX_LINE,
         maxBacklog: int = MAX_BACKLOG,
         lineLimit: float = LINE_LIMIT,
     ) -> None:

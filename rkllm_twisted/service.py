@@ -18,8 +18,8 @@ from rkllm_twisted.listening import HeldPath, serverEndpoint, unixPath
 from rkllm_twisted.methods.roots import Roots
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import makeTable
-from rkllm_twisted.scheduling.scheduler import Scheduler
-from rkllm_twisted.server import EVERYTHING, LINE_LIMIT, MAX_BACKLOG, ServerFactory
+from rkllm_twisted.scheduling.scheduler import MAX_QUEUE, Scheduler
+from rkllm_twisted.server import EVERYTHING, LINE_LIMIT, MAX_BACKLOG, MAX_CLIENTS, MAX_LINE, ServerFactory
 from rkllm_twisted.systemd import InheritedPort, inheritedSocket
 from rkllm_twisted.values import MAX_REPLY
 
@@ -55,9 +55,9 @@ class RKLLMService(MultiService):
         listen: str | Sequence[tuple[str, Access]],
         reactor: Any,
         model: str | None = None,
-        maxClients: int = 100,
-        maxLine: int = 16 * 2**20,
-        maxQueue: int = 64,
+        maxClients: int = MAX_CLIENTS,
+        maxLine: int = MAX_LINE,
+        maxQueue: int = MAX_QUEUE,
         queueTimeout: float | None = None,
         maxReply: int = MAX_REPLY,
         maxBacklog: int = MAX_BACKLOG,

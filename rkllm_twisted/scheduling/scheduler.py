@@ -8,6 +8,9 @@ from typing import Protocol
 from rkllm_twisted.errors import Busy, DeadlinePassed, RKLLMError, ShuttingDown
 from rkllm_twisted.scheduling.queue import FairQueue
 
+MAX_QUEUE = 64
+"""Turns that wait, all owners together, unless another limit is given (W-TURNS)."""
+
 
 class Alarm(Protocol):
     """A call that waits for its time."""
@@ -99,7 +102,7 @@ class Scheduler:
         patience: Seconds after which a turn that still waits is refused; None is no limit.
     """
 
-    def __init__(self, clock: Time, limit: int = 64, patience: float | None = None) -> None:
+    def __init__(self, clock: Time, limit: int = MAX_QUEUE, patience: float | None = None) -> None:
         self.clock = clock
         self.limit = limit
         self.running: Turn | None = None

@@ -19,7 +19,7 @@ from rkllm_twisted.interfaces import IModelBackend
 from rkllm_twisted.methods.roots import Roots
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import makeTable
-from rkllm_twisted.scheduling.scheduler import Scheduler
+from rkllm_twisted.scheduling.scheduler import MAX_QUEUE, Scheduler
 from rkllm_twisted.server import EVERYTHING, ServerFactory, ServerProtocol
 from rkllm_twisted.values import MAX_REPLY
 
@@ -70,7 +70,7 @@ class Server:
         self,
         backend: IModelBackend,
         clock: Clock,
-        maxQueue: int = 64,
+        maxQueue: int = MAX_QUEUE,
         queueTimeout: float | None = None,
         maxReply: int = MAX_REPLY,
         roots: Roots | None = None,
