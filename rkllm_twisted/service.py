@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
+from twisted.internet import unix
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IListeningPort, IProtocolFactory
 from twisted.logger import Logger
@@ -20,6 +21,7 @@ from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.methods.server import makeTable
 from rkllm_twisted.scheduling.scheduler import MAX_QUEUE, Scheduler
 from rkllm_twisted.server import EVERYTHING, LINE_LIMIT, MAX_BACKLOG, MAX_CLIENTS, MAX_LINE, ServerFactory
+from rkllm_twisted.sockets import BytesTransport
 from rkllm_twisted.systemd import InheritedPort, inheritedSocket
 from rkllm_twisted.values import MAX_REPLY
 
@@ -150,6 +152,8 @@ class ListeningService(Service):
 
     def _listens(self, port: IListeningPort | None) -> None:
         self._port = port
+        if isinstance(port, unix.Port):
+            port.transport = BytesTransport
         self.log.info("Server started successfully: listening on {address}", address=self._listen)
 
     def stopService(self) -> Deferred[None]:

@@ -1,4 +1,4 @@
-"""What the kernel knows of a peer: who it is, whether it is gone, and how much it has not read yet."""
+"""Between the kernel and a connection: who the peer is, whether it is gone, and how much it has not read yet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-from twisted.internet import unix
+from twisted.internet import tcp, unix
 from twisted.internet.interfaces import IPushProducer, IReactorFDSet, IReadDescriptor, ISystemHandle
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -17,6 +17,16 @@ from rkllm_twisted.wire.connection import Peer
 
 PIECE = 64 * 1024
 """The most bytes that a transport is given at a time; Twisted's own buffers are as large."""
+
+
+class BytesTransport(unix.Server):
+    """The transport of a connection at a Unix socket that takes bytes only.
+
+    Twisted's own asks with every read for descriptors that the peer may pass on, which is an eighth of a call. Without
+    being asked, the kernel closes them (unix(7)).
+    """
+
+    doRead: Any = tcp.Connection.doRead
 
 
 def peerOf(transport: Any) -> Peer | None:

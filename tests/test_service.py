@@ -1,6 +1,7 @@
 """The service, as another Twisted program would embed it."""
 
 import os
+import socket
 import stat
 
 import msgspec
@@ -11,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.internet.task import deferLater
+from twisted.internet.threads import deferToThread
 from twisted.logger import globalLogPublisher
 from twisted.protocols.basic import LineReceiver
 
@@ -66,6 +68,33 @@ async def test_socket_that_somebody_removed(path):
     os.unlink(path)
     await service.stopService()
     assert os.listdir(os.path.dirname(path)) == []
+
+
+def passOn(path, descriptor):
+    """Ask something, with a descriptor passed on beside it; returns the answer."""
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(30)
+        client.connect(path)
+        socket.send_fds(client, [b'{"jsonrpc": "2.0", "id": 1, "method": "rkllm.is_running"}\n'], [descriptor])
+        return client.recv(4096)
+
+
+@pytest_twisted.ensureDeferred
+async def test_descriptor_that_a_peer_passes_on_is_closed(path):
+    """And not spoken of: whoever passes on many would fill the log."""
+    service = RKLLMService(ScriptedBackend(reactor), f"unix:{path}", reactor)
+    service.startService()
+    events = []
+    globalLogPublisher.addObserver(events.append)
+    reading, writing = os.pipe()
+    answer = await deferToThread(passOn, path, writing)
+    globalLogPublisher.removeObserver(events.append)
+    os.close(writing)
+    assert b'"is_running":false' in answer
+    assert os.read(reading, 1) == b""  # nobody else has the writing end
+    os.close(reading)
+    assert [event for event in events if "descriptor" in str(event)] == []
+    await service.stopService()
 
 
 @pytest_twisted.ensureDeferred
