@@ -46,14 +46,7 @@ def runProgram(options: Namespace) -> NoReturn:
     if isClosed:
         terminal.error("standard output is closed, there is nowhere to write to")
         sys.exit(1)
-    try:
-        readInput(options, stdin)
-    except (UsageError, KeyboardInterrupt) as error:
-        if isinstance(error, UsageError):
-            terminal.error(str(error))
-        sys.exit(exitStatus(error))
-    if options.command == "chat" and stdin.isatty():
-        import readline  # noqa: F401  # gives `input` its editing
+    _prepareInput(options, stdin, terminal)
     try:
         if options.command in WITHOUT_DAEMON:
             from rkllm_twisted.cli.local import carryOut
@@ -72,6 +65,18 @@ def _tolerant(stream: TextIO | None) -> TextIO:
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
     return stream
+
+
+def _prepareInput(options: Namespace, stdin: TextIO, terminal: Terminal) -> None:
+    """Read what is to be read from standard input before anything else, or exit; let lines be edited that are typed."""
+    try:
+        readInput(options, stdin)
+    except (UsageError, KeyboardInterrupt) as error:
+        if isinstance(error, UsageError):
+            terminal.error(str(error))
+        sys.exit(exitStatus(error))
+    if options.command == "chat" and stdin.isatty():
+        import readline  # noqa: F401  # gives `input` its editing
 
 
 def _forgetBroken(stream: TextIO) -> None:
