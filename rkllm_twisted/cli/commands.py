@@ -116,3 +116,4 @@ def _inFull(error: RKLLMError) -> str:
 
 
 COMMANDS: dict[str, Command] = {"run": run, "chat": chat, "status": status, "call": call}
+"""Those that ask a daemon; the others are in `local`."""

@@ -29,9 +29,6 @@ from rkllm_twisted.cli.problems import (
 from rkllm_twisted.cli.terminal import Terminal
 from rkllm_twisted.client import RKLLMClient
 
-WITHOUT_DAEMON = ("completion", "detect", "doctor")
-"""The commands that look at this machine only; what they need is not imported for the others."""
-
 
 def runProgram(options: Namespace) -> NoReturn:
     """Carry out a command with the process's streams and Twisted's reactor, and exit.
@@ -48,8 +45,8 @@ def runProgram(options: Namespace) -> NoReturn:
         sys.exit(1)
     _prepareInput(options, stdin, terminal)
     try:
-        if options.command in WITHOUT_DAEMON:
-            from rkllm_twisted.cli.local import carryOut
+        if options.command not in COMMANDS:
+            from rkllm_twisted.cli.local import carryOut  # what these need is not imported for the others
 
             sys.exit(carryOut(options, terminal))
         react(lambda reactor: start(reactor, options, terminal))
