@@ -77,6 +77,10 @@ class Conversation:
         self.wait(0)
         return [line for line in self._seen if line.get("id") == "asked"]
 
+    def isWaiting(self) -> bool:
+        """Whether somebody waits for a turn."""
+        return bool(self.status()["queue"]["waiting"])
+
     def status(self) -> dict[str, Any]:
         """What the daemon says of itself."""
         [line] = self.ask(self.asker, "server.status")
@@ -126,13 +130,12 @@ class Machine:
                 self.explore((*path, name))
         return self
 
-    def join(self, other: Machine) -> Machine:
+    def join(self, other: Machine) -> None:
         """What another has found, too."""
         self.ends += [end for end in other.ends if end not in self.ends]
         for edge, labels in other.edges.items():
             mine = self.edges.setdefault(edge, [])
             mine += [label for label in labels if label not in mine]
-        return self
 
     def _after(self, path: tuple[str, ...]) -> tuple[str, bool]:
         conversation = Conversation()
@@ -144,45 +147,52 @@ class Machine:
 
 def request() -> Machine:
     """A run that somebody asks for while another has the model."""
-
-    def asking(prompt: str, deadline: float | None) -> Event:
-        def begin(one: Conversation) -> None:
-            one.ask(one.other, "rkllm.init", {"model_path": "any"})
-            one.ask(one.other, "rkllm.run", {"prompt_input": MANY})
-            one.run(prompt, deadline)
-
-        return begin
-
-    def observe(one: Conversation) -> tuple[str, bool]:
-        lines = one.lines()
-        last = lines[-1] if lines else {}
-        if "error" in last:
-            return f"error {last['error']['code']}", True
-        result = last.get("result", {})
-        if result.get("_callback_state", 0) > 1:
-            wrong = result.get("error")
-            return f"state 3, {wrong['code']}" if wrong else f"finish: {result['finish_reason']}", True
-        if lines:
-            return "streaming", False
-        return ("waiting" if one.status()["queue"]["waiting"] else "running"), False
-
     events: dict[str, Event] = {
         "its turn": lambda one: one.ask(one.other, "rkllm.abort"),
-        "a result": lambda one: one.wait(1) if one.status()["queue"]["waiting"] == [] else None,
+        "a result": lambda one: None if one.isWaiting() else one.wait(1),
         "abort": lambda one: one.ask(one.asker, "rkllm.abort"),
         "SIGTERM": lambda one: one.shutDown(),
     }
 
     def last(one: Conversation) -> None:
-        if not one.status()["queue"]["waiting"]:
+        if not one.isWaiting():
             one.wait(5)
 
-    return (
-        Machine(asking(MANY, 40), {**events, "its deadline": lambda one: one.wait(40)}, observe)
-        .explore()
-        .join(Machine(asking("one two three", None), {**events, "its last result": last}, observe).explore())
-        .join(Machine(asking(f"{FAILS} after two", None), {**events, "the runtime fails": last}, observe).explore())
-    )
+    kinds = [
+        Machine(asking(MANY, 40), {**events, "its deadline": lambda one: one.wait(40)}, stateOfRun),
+        Machine(asking("one two three", None), {**events, "its last result": last}, stateOfRun),
+        Machine(asking(f"{FAILS} after two", None), {**events, "the runtime fails": last}, stateOfRun),
+    ]
+    whole, *others = (kind.explore() for kind in kinds)
+    for other in others:
+        whole.join(other)
+    return whole
+
+
+def asking(prompt: str, deadline: float | None) -> Event:
+    """How it begins: another has the model for long, and then comes a run with this prompt."""
+
+    def begin(one: Conversation) -> None:
+        one.ask(one.other, "rkllm.init", {"model_path": "any"})
+        one.ask(one.other, "rkllm.run", {"prompt_input": MANY})
+        one.run(prompt, deadline)
+
+    return begin
+
+
+def stateOfRun(one: Conversation) -> tuple[str, bool]:
+    """What can be seen of the run, and whether that is its end."""
+    lines = one.lines()
+    last = lines[-1] if lines else {}
+    if "error" in last:
+        return f"error {last['error']['code']}", True
+    result = last.get("result", {})
+    if result.get("_callback_state", 0) > 1:
+        wrong = result.get("error")
+        return f"state 3, {wrong['code']}" if wrong else f"finish: {result['finish_reason']}", True
+    if lines:
+        return "streaming", False
+    return ("waiting" if one.isWaiting() else "running"), False
 
 
 def backend() -> Machine:
