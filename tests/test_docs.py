@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rkllm_twisted.backends.scripted import ScriptedBackend
@@ -31,8 +30,7 @@ from scripts.diagrams import pages
 from scripts.pages import PAGES as REFERENCE
 from scripts.pages import WRITERS
 from tests.end_to_end.daemon import needsModel
-from tests.playing import Transcript
-from tests.test_functions_page import agrees
+from tests.playing import WithGaps, playInMemory
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -169,18 +167,7 @@ def test_excerpts_are_parts_of_the_examples(page):
 @pytest.mark.parametrize("page", PLAYED, ids=nameOf)
 def test_transcripts(page):
     for text in textsOf(page, "transcript"):
-        clock = Clock()
-        played = []
-        transcript = WithGaps(text, Server(ScriptedBackend(clock), clock))
-        Deferred.fromCoroutine(transcript.play()).addBoth(played.append)
-        assert played == [None]
-
-
-class WithGaps(Transcript):
-    """A transcript that leaves out with … what does not matter."""
-
-    def agrees(self, expected, came):
-        return agrees(expected, came)
+        playInMemory(text, WithGaps)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=nameOf)
