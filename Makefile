@@ -67,7 +67,7 @@ reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/refer
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
 	@$(BIN)/python scripts/pages.py
 	@$(BIN)/python scripts/manual.py
-	@$(BIN)/python scripts/diagrams.py
+	@$(BIN)/python -m scripts.diagrams
 	@$(BIN)/python -m scripts.lives
 
 docs: $(VENV)/.docs  ## The site of the documentation, in build/docs; a warning is an error

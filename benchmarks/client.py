@@ -9,15 +9,16 @@ from typing import Any
 
 
 class Client:
-    """A connection; what it waits for has to come within 60 s.
+    """A connection.
 
     Args:
         path: The socket.
+        patience: Seconds in which what it waits for has to come; None for as long as it takes.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, patience: float | None = 60) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(60)
+        self._socket.settimeout(patience)
         self._socket.connect(str(path))
         self._lines = self._socket.makefile("rb")
 
@@ -32,15 +33,23 @@ class Client:
         self._socket.sendall(f"{lines}\n".encode())
 
     def line(self) -> Any:
-        """The next line.
+        """The next line, parsed.
 
         Raises:
             RuntimeError: The server has closed the connection.
         """
+        return json.loads(self.rawLine())
+
+    def rawLine(self) -> bytes:
+        """The next line as it came.
+
+        Raises:
+            RuntimeError: As of `line`.
+        """
         line = self._lines.readline()
         if not line:
             raise RuntimeError("the server has closed the connection")
-        return json.loads(line)
+        return line
 
     def ask(self, method: str, *params: object) -> dict[str, Any]:
         """Call a method; gives the response."""

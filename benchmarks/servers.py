@@ -63,14 +63,6 @@ class Server:
         self._reading = threading.Thread(target=self._output.read, daemon=True)
         self._reading.start()
 
-    def _readUntil(self, listening: bytes) -> None:
-        said = []
-        for line in self._output:
-            said.append(line)
-            if listening in line:
-                return
-        raise RuntimeError(f"{self.name}: it ended before it listened: {b''.join(said).decode()}")
-
     @property
     def pid(self) -> int:
         """Of the process itself."""
@@ -100,6 +92,14 @@ class Server:
         self._process.wait()
         self._reading.join()
         self._output.close()
+
+    def _readUntil(self, listening: bytes) -> None:
+        said = []
+        for line in self._output:
+            said.append(line)
+            if listening in line:
+                return
+        raise RuntimeError(f"{self.name}: it ended before it listened: {b''.join(said).decode()}")
 
 
 def processor(pid: int) -> float:

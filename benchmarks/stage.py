@@ -63,6 +63,11 @@ class Stage:
         more = (OTHER,) if self.other and DAEMON in names else ()
         return [self.server(name) for name in (*names, *more)]
 
+    def close(self) -> None:
+        """End all servers."""
+        for server in self._started.values():
+            server.stop()
+
     def _makers(self) -> dict[str, Callable[[], Server]]:
         built, directory = self.built, self.directory
         return {
@@ -79,12 +84,3 @@ class Stage:
         server = servers.daemon(self.built, self.directory, isolation, name, checkout=checkout)
         servers.loadModel(server, self.built)
         return server
-
-    def fresh(self, name: str) -> Server:
-        """A server of its own, which the caller ends: nobody has used it."""
-        return self._makers()[name]()
-
-    def close(self) -> None:
-        """End all servers."""
-        for server in self._started.values():
-            server.stop()

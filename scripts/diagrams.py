@@ -1,6 +1,6 @@
 """Draws how a request goes, and what the daemon's backend does, by trying it out: docs/explanation/states.md.
 
-Usage: python scripts/diagrams.py
+Usage: python -m scripts.diagrams
 
 A server in memory is put through every order of events, a few events deep, and what it says is looked at after each. So
 the diagrams are of what the code does; a test compares the page with what this writes.
@@ -20,10 +20,11 @@ from rkllm_twisted.backends.scripted import ScriptedBackend
 from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.testing.peers import Peer, Server
 from rkllm_twisted.values import RKLLMInput
+from scripts.svg import box, framed
 
 PAGE = Path(__file__).parent.parent / "docs/explanation/states.md"
 DEPTH = 4
-LEFT, BOX, GAP, ROW = 90, 150, 560, 130
+LEFT, BOX, HEIGHT, GAP, ROW = 90, 150, 34, 560, 130
 MANY = "word " * 1000
 FAILS = "fails"
 
@@ -76,6 +77,10 @@ class Conversation:
         self.wait(0)
         return [line for line in self._seen if line.get("id") == "asked"]
 
+    def isWaiting(self) -> bool:
+        """Whether somebody waits for a turn."""
+        return bool(self.status()["queue"]["waiting"])
+
     def status(self) -> dict[str, Any]:
         """What the daemon says of itself."""
         [line] = self.ask(self.asker, "server.status")
@@ -125,13 +130,12 @@ class Machine:
                 self.explore((*path, name))
         return self
 
-    def join(self, other: Machine) -> Machine:
+    def join(self, other: Machine) -> None:
         """What another has found, too."""
         self.ends += [end for end in other.ends if end not in self.ends]
         for edge, labels in other.edges.items():
             mine = self.edges.setdefault(edge, [])
             mine += [label for label in labels if label not in mine]
-        return self
 
     def _after(self, path: tuple[str, ...]) -> tuple[str, bool]:
         conversation = Conversation()
@@ -143,45 +147,52 @@ class Machine:
 
 def request() -> Machine:
     """A run that somebody asks for while another has the model."""
-
-    def begin(prompt: str, deadline: float | None) -> Event:
-        def begin(one: Conversation) -> None:
-            one.ask(one.other, "rkllm.init", {"model_path": "any"})
-            one.ask(one.other, "rkllm.run", {"prompt_input": MANY})
-            one.run(prompt, deadline)
-
-        return begin
-
-    def observe(one: Conversation) -> tuple[str, bool]:
-        lines = one.lines()
-        last = lines[-1] if lines else {}
-        if "error" in last:
-            return f"error {last['error']['code']}", True
-        result = last.get("result", {})
-        if result.get("_callback_state", 0) > 1:
-            wrong = result.get("error")
-            return f"state 3, {wrong['code']}" if wrong else f"finish: {result['finish_reason']}", True
-        if lines:
-            return "streaming", False
-        return ("waiting" if one.status()["queue"]["waiting"] else "running"), False
-
     events: dict[str, Event] = {
         "its turn": lambda one: one.ask(one.other, "rkllm.abort"),
-        "a result": lambda one: one.wait(1) if one.status()["queue"]["waiting"] == [] else None,
+        "a result": lambda one: None if one.isWaiting() else one.wait(1),
         "abort": lambda one: one.ask(one.asker, "rkllm.abort"),
         "SIGTERM": lambda one: one.shutDown(),
     }
 
     def last(one: Conversation) -> None:
-        if not one.status()["queue"]["waiting"]:
+        if not one.isWaiting():
             one.wait(5)
 
-    return (
-        Machine(begin(MANY, 40), {**events, "its deadline": lambda one: one.wait(40)}, observe)
-        .explore()
-        .join(Machine(begin("one two three", None), {**events, "its last result": last}, observe).explore())
-        .join(Machine(begin(f"{FAILS} after two", None), {**events, "the runtime fails": last}, observe).explore())
-    )
+    kinds = [
+        Machine(asking(MANY, 40), {**events, "its deadline": lambda one: one.wait(40)}, stateOfRun),
+        Machine(asking("one two three", None), {**events, "its last result": last}, stateOfRun),
+        Machine(asking(f"{FAILS} after two", None), {**events, "the runtime fails": last}, stateOfRun),
+    ]
+    whole, *others = (kind.explore() for kind in kinds)
+    for other in others:
+        whole.join(other)
+    return whole
+
+
+def asking(prompt: str, deadline: float | None) -> Event:
+    """How it begins: another has the model for long, and then comes a run with this prompt."""
+
+    def begin(one: Conversation) -> None:
+        one.ask(one.other, "rkllm.init", {"model_path": "any"})
+        one.ask(one.other, "rkllm.run", {"prompt_input": MANY})
+        one.run(prompt, deadline)
+
+    return begin
+
+
+def stateOfRun(one: Conversation) -> tuple[str, bool]:
+    """What can be seen of the run, and whether that is its end."""
+    lines = one.lines()
+    last = lines[-1] if lines else {}
+    if "error" in last:
+        return f"error {last['error']['code']}", True
+    result = last.get("result", {})
+    if result.get("_callback_state", 0) > 1:
+        wrong = result.get("error")
+        return f"state 3, {wrong['code']}" if wrong else f"finish: {result['finish_reason']}", True
+    if lines:
+        return "streaming", False
+    return ("waiting" if one.isWaiting() else "running"), False
 
 
 def backend() -> Machine:
@@ -201,32 +212,27 @@ def picture(machine: Machine) -> Iterator[str]:
     moving = list(dict.fromkeys(state for edge in machine.edges for state in edge if state not in machine.ends))
     places = {state: (LEFT, 10 + row * ROW) for row, state in enumerate(moving)}
     places |= {state: (LEFT + BOX + GAP, 10 + row * ROW * 2 // 3) for row, state in enumerate(machine.ends)}
-    width, height = max(x for x, _ in places.values()) + BOX + 80, max(y for _, y in places.values()) + 50
-    yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    yield ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
-    yield '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-    yield '<path d="M0 0L8 4L0 8z"/></marker></defs>'
+    drawn: list[str] = []
     seen = dict.fromkeys(places, 0)
     for (before, after), labels in machine.edges.items():
         if before != after:
-            yield from _arrow(places[before], places[after], ", ".join(labels), seen[before])
+            drawn += _arrow(places[before], places[after], ", ".join(labels), seen[before])
             seen[before] += 1
     for state, (x, y) in places.items():
-        fill = "#e8e8e8" if state in machine.ends else "#dbe9ff"
-        yield f'<rect x="{x}" y="{y}" width="{BOX}" height="34" rx="8" fill="{fill}" stroke="#333"/>'
-        yield f'<text x="{x + BOX // 2}" y="{y + 21}" text-anchor="middle">{escape(state)}</text>'
-    yield "</svg>"
+        drawn += box(x, y, BOX, HEIGHT, "#e8e8e8" if state in machine.ends else "#dbe9ff", state)
+    right, bottom = (max(place[axis] for place in places.values()) for axis in (0, 1))
+    yield from framed(right + BOX + 80, bottom + 50, drawn)
 
 
 def _arrow(begin: tuple[int, int], end: tuple[int, int], label: str, number: int) -> Iterator[str]:
     if begin[0] == end[0]:  # up or down, beside each other
         side = begin[0] + BOX // 2 + (24 if begin[1] < end[1] else -24) + 12 * (abs(end[1] - begin[1]) // ROW - 1)
-        start, stop = (side, begin[1] + 34), (side, end[1])
+        start, stop = (side, begin[1] + HEIGHT), (side, end[1])
         if begin[1] > end[1]:
-            start, stop = (side, begin[1]), (side, end[1] + 34)
+            start, stop = (side, begin[1]), (side, end[1] + HEIGHT)
         x, y, anchor = side, (start[1] + stop[1]) // 2 + 4, "start" if begin[1] < end[1] else "end"
     else:
-        start, stop = (begin[0] + BOX, begin[1] + 17), (end[0], end[1] + 17)
+        start, stop = (begin[0] + BOX, begin[1] + HEIGHT // 2), (end[0], end[1] + HEIGHT // 2)
         share = 0.18 + 0.16 * number + 0.05 * (begin[1] // ROW)
         x, y = (round(start[0] + (stop[0] - start[0]) * share), round(start[1] + (stop[1] - start[1]) * share) - 3)
         anchor = "middle"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
+from scripts.svg import box, framed
+
 Arrow = tuple[str, str, str, str]
 """From a state to a state, by what event, and what was said then."""
 BOX, SLOT, GAP, LANE, LETTER = 160, 19, 14, 9, 7
@@ -30,23 +32,20 @@ def picture(edges: Edges) -> Iterator[str]:
     states = list(dict.fromkeys(state for side in (0, 1) for state in [edge[side] for edge in edges]))
     ways = [edge for edge in edges if edge[0] != edge[1]]
     slots = {state: [edge for side in (0, 1) for edge in ways if edge[side] == state] for state in states}
+    heights = {state: SLOT * len(slots[state]) for state in states}
     tops: dict[str, int] = {}
     for state in states:
-        tops[state] = 10 + sum(SLOT * len(slots[before]) + GAP for before in tops)
+        tops[state] = 10 + sum(heights[before] + GAP for before in tops)
     lanes = BOX + 20 + LETTER * max(len(", ".join(edges[edge])) for edge in ways)
-    width, height = lanes + LANE * len(ways) + 10, tops[states[-1]] + SLOT * len(slots[states[-1]]) + 10
-    yield f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}"'
-    yield ' font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
-    yield '<defs><marker id="tip" viewBox="0 0 8 8" refX="8" refY="4" markerWidth="8" markerHeight="8" orient="auto">'
-    yield '<path d="M0 0L8 4L0 8z"/></marker></defs>'
+    drawn: list[str] = []
     for number, edge in enumerate(ways):
         begin, end = (tops[state] + SLOT * slots[state].index(edge) + SLOT - 4 for state in edge)
-        lane = lanes + LANE * number
-        path = f"M{BOX} {begin}H{lane}V{end}H{BOX}"
-        yield f'<path d="{path}" stroke="{COLOURS[number % len(COLOURS)]}" fill="none" marker-end="url(#tip)"/>'
-        yield f'<text x="{BOX + 6}" y="{begin - 3}">{escape(", ".join(edges[edge]))}</text>'
-    for state, top in tops.items():
-        size = SLOT * len(slots[state])
-        yield f'<rect x="10" y="{top}" width="{BOX - 10}" height="{size}" rx="8" fill="{FILL}" stroke="#333"/>'
-        yield f'<text x="{BOX // 2 + 5}" y="{top + size // 2 + 4}" text-anchor="middle">{escape(state)}</text>'
-    yield "</svg>"
+        drawn += _way(begin, end, lanes + LANE * number, COLOURS[number % len(COLOURS)], ", ".join(edges[edge]))
+    for state in states:
+        drawn += box(10, tops[state], BOX - 10, heights[state], FILL, state)
+    yield from framed(lanes + LANE * len(ways) + 10, tops[states[-1]] + heights[states[-1]] + 10, drawn)
+
+
+def _way(begin: int, end: int, lane: int, colour: str, words: str) -> Iterator[str]:
+    yield f'<path d="M{BOX} {begin}H{lane}V{end}H{BOX}" stroke="{colour}" fill="none" marker-end="url(#tip)"/>'
+    yield f'<text x="{BOX + 6}" y="{begin - 3}">{escape(words)}</text>'

@@ -6,12 +6,13 @@ Usage: python scripts/manual.py
 from __future__ import annotations
 
 import inspect
-from argparse import Action, ArgumentParser, _SubParsersAction
+from argparse import Action
 from collections.abc import Iterator
 from pathlib import Path
 
 from rkllm_twisted import __version__
 from rkllm_twisted.cli.arguments import DEFAULT_SOCKET, parser
+from rkllm_twisted.cli.completion import describe
 from rkllm_twisted.tap import Options
 
 PACKAGING = Path(__file__).parent.parent / "packaging"
@@ -35,46 +36,22 @@ DAEMON_VARIABLES = {
 }
 
 
-def commandsOf(root: ArgumentParser) -> dict[str, tuple[ArgumentParser, str]]:
-    """The commands below a parser, and what each is for."""
-    [commands] = [action for action in root._actions if isinstance(action, _SubParsersAction)]
-    helps = {choice.dest: choice.help or "" for choice in commands._choices_actions}
-    return {name: (each, helps[name]) for name, each in commands.choices.items()}
-
-
-def optionsOf(one: ArgumentParser) -> list[Action]:
-    """What a command takes, but for --help and the commands below it."""
-    return [each for each in one._actions if each.dest != "help" and not isinstance(each, _SubParsersAction)]
-
-
 def commandPage() -> Iterator[str]:
     """rkllm(1)."""
-    root = parser(DEFAULT_SOCKET)
+    root = parser()
+    everywhere, commands = describe(root)
     yield from head("RKLLM", "rkllm", "ask a running RKLLM daemon, or look at this machine")
     yield from (".SH SYNOPSIS", r".B rkllm", r"[\-\-socket ADDRESS] COMMAND [options]")
     yield from (".SH DESCRIPTION", quoted(root.description or ""))
     yield "The answer goes to standard output, everything else to standard error."
     yield ".SH OPTIONS"
-    for action in optionsOf(root):
-        yield from described(action)
+    yield from described(everywhere, leftOut=["help"])
     yield ".SH COMMANDS"
-    for name, (one, purpose) in commandsOf(root).items():
-        yield from (f".SS {name}", quoted(sentence(purpose)))
-        for action in optionsOf(one):
-            if action.dest != "socket":
-                yield from described(action)
+    for command in commands:
+        yield from (f".SS {command.name}", quoted(sentence(command.help)))
+        yield from described(command.arguments, leftOut=["help", "socket"])
     yield from (".SH EXIT STATUS", *listed(STATUSES), ".SH ENVIRONMENT", *listed(VARIABLES))
     yield from (".SH SEE ALSO", r".BR twistd\-rkllm (1)")
-
-
-def described(action: Action) -> Iterator[str]:
-    """An option, or an argument."""
-    value = "" if action.nargs == 0 else str(action.metavar or action.dest)
-    name = ", ".join(action.option_strings)
-    # What the machine of whoever writes the page has in its environment is nothing for the page.
-    text = (action.help or "").split("; now ")[0].replace("%%", "%")
-    text += ")" if text.count("(") > text.count(")") else ""
-    yield from (".TP", rf"\fB{quoted(name)}\fR \fI{quoted(value)}\fR".strip(), quoted(sentence(text)))
 
 
 def daemonPage() -> Iterator[str]:
@@ -90,12 +67,20 @@ def daemonPage() -> Iterator[str]:
     yield from (".SH SEE ALSO", r".BR rkllm (1), twistd (1)")
 
 
+def head(title: str, name: str, purpose: str) -> Iterator[str]:
+    """The beginning of a page."""
+    yield rf""".\" Written by scripts/manual.py
+.TH {title} 1 "" "rkllm-twisted {__version__}"
+.SH NAME
+{name} \- {purpose}"""
+
+
 def parametersOf(options: Options) -> dict[str, str]:
     """The options with a value, each with its default."""
-    described = {}
+    found = {}
     for name, _, default, text in options.optParameters:
-        described[f"{name} VALUE"] = str(text) if default is None else f"{text} [{default}]"
-    return described
+        found[f"{name} VALUE"] = str(text) if default is None else f"{text} [{default}]"
+    return found
 
 
 def methodsOf(options: Options) -> dict[str, str]:
@@ -109,12 +94,19 @@ def methodsOf(options: Options) -> dict[str, str]:
     return found
 
 
-def head(title: str, name: str, purpose: str) -> Iterator[str]:
-    """The beginning of a page."""
-    yield rf""".\" Written by scripts/manual.py
-.TH {title} 1 "" "rkllm-twisted {__version__}"
-.SH NAME
-{name} \- {purpose}"""
+def described(arguments: list[Action], leftOut: list[str]) -> Iterator[str]:
+    """Options and other arguments, without those of some names."""
+    for action in arguments:
+        if action.dest not in leftOut:
+            value = "" if action.nargs == 0 else str(action.metavar or action.dest)
+            name = ", ".join(action.option_strings)
+            yield from (".TP", rf"\fB{quoted(name)}\fR \fI{quoted(value)}\fR".strip(), quoted(sentence(helpOf(action))))
+
+
+def helpOf(action: Action) -> str:
+    """What an argument is, without the default that the machine of whoever writes the page gives it."""
+    text = (action.help or "").split("; now ")[0].replace("%%", "%")
+    return text + ")" if text.count("(") > text.count(")") else text
 
 
 def listed(texts: dict[str, str]) -> Iterator[str]:

@@ -42,8 +42,10 @@ class Screen:
             place = found.end()
             if found[0] in ("\n", "\r\n"):
                 self.states.append([(now, "")])
-            self._isReturned = found[0] == "\r" or (self._isReturned and found[0] != "\r\n" and found[0] != "\n")
-            if found[0] == "\x1b[K" and self._isReturned:
+                self._isReturned = False
+            elif found[0] == "\r":
+                self._isReturned = True
+            elif found[0] == "\x1b[K" and self._isReturned:
                 self._set("", now)
         self._put(text[place:], now)
 

@@ -37,6 +37,8 @@ def run(*arguments):
 def test_againstLlamaCpp(command, line, count):
     output = run(f"benchmarks.llamacpp.{command[0]}", *command[1:])
     assert len(re.findall(line, output, re.MULTILINE)) == count, output
+    if peak := re.search(r"^peak memory: .* daemon/direct (.*)$", output, re.MULTILINE):
+        assert float(peak[1]) > 0.7  # else the model was in another process than the one that is measured
 
 
 @needsCompiler

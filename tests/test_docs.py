@@ -19,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 
 from rkllm_twisted.backends.scripted import ScriptedBackend
@@ -31,8 +30,7 @@ from scripts.diagrams import pages
 from scripts.pages import PAGES as REFERENCE
 from scripts.pages import WRITERS
 from tests.end_to_end.daemon import needsModel
-from tests.playing import Transcript
-from tests.test_functions_page import agrees
+from tests.playing import WithGaps, playInMemory
 
 ROOT = Path(__file__).parent.parent
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *sorted((ROOT / "examples").rglob("*.md"))]
@@ -85,10 +83,25 @@ def blocksOf(page):
     return [(found[1], found[2]) for found in BLOCK.finditer(page.read_text())]
 
 
+def textsOf(page, language):
+    """The texts of the blocks of a language."""
+    return [text for found, text in blocksOf(page) if found == language]
+
+
+def proseOf(page):
+    """What is between the blocks."""
+    return BLOCK.sub("", page.read_text())
+
+
 def script(page):
     """The commands of a page. ``make`` is not run in them: its targets are tried on a clean checkout and by CI."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    blocks = textsOf(page, "sh")
     return "set -eu\n" + "".join(re.sub(r"^make .*\n", "", block, flags=re.MULTILINE) for block in blocks)
+
+
+def commandsIn(text):
+    """The commands among an output; one that goes on on the next line is one."""
+    return COMMAND.findall(re.sub(r"\\\n\s*", "", text))
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,7 @@ def test_commands(page, tmp_path):
         subprocess.run(["kill", (tmp_path / "twistd.pid").read_text()])
     assert shell.returncode == 0, said
     if page.name in REPEATABLE:
-        shown = [line for language, text in blocksOf(page) if language == "text" for line in text.splitlines()]
+        shown = [line for text in textsOf(page, "text") for line in text.splitlines()]
         assert shown
         assert [line for line in shown if line not in said.splitlines()] == [], said
 
@@ -131,8 +144,7 @@ def test_make_targets_exist():
 
 @pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_links_lead_somewhere(page):
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for target in re.findall(r"\]\(([^)#:]+)\)", prose):
+    for target in re.findall(r"\]\(([^)#:]+)\)", proseOf(page)):
         assert (page.parent / target).exists(), f"{page.name}: {target}"
 
 
@@ -154,41 +166,23 @@ def test_excerpts_are_parts_of_the_examples(page):
 
 @pytest.mark.parametrize("page", PLAYED, ids=nameOf)
 def test_transcripts(page):
-    for language, text in blocksOf(page):
-        if language == "transcript":
-            clock = Clock()
-            played = []
-            transcript = WithGaps(text, Server(ScriptedBackend(clock), clock))
-            Deferred.fromCoroutine(transcript.play()).addBoth(played.append)
-            assert played == [None]
-
-
-class WithGaps(Transcript):
-    """A transcript that leaves out with … what does not matter."""
-
-    def agrees(self, expected, came):
-        return agrees(expected, came)
+    for text in textsOf(page, "transcript"):
+        playInMemory(text, WithGaps)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_commands_that_are_not_run_have_a_reason(page):
-    commands = [found for language, text in blocksOf(page) if language == "text" for found in COMMAND.findall(text)]
+    commands = [found for text in textsOf(page, "text") for found in commandsIn(text)]
     assert not commands or page.name in NOT_RUN, commands
 
 
 def test_every_reason_is_needed():
-    blocks = [(page.name, text) for page in PAGES for language, text in blocksOf(page) if language == "text"]
-    assert {name for name, text in blocks if commandsIn(text)} == set(NOT_RUN)
-
-
-def commandsIn(text):
-    """The commands among an output; one that goes on on the next line is one."""
-    return COMMAND.findall(re.sub(r"\\\n\s*", "", text))
+    assert {page.name for page in PAGES if any(map(commandsIn, textsOf(page, "text")))} == set(NOT_RUN)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_commands_that_are_not_run_can_be_parsed(page):
-    for command in [found for language, text in blocksOf(page) if language == "text" for found in commandsIn(text)]:
+    for command in [found for text in textsOf(page, "text") for found in commandsIn(text)]:
         words = shlex.split(command, comments=True)
         if words[0] == "twistd" and "rkllm" in words:
             checkOptions(words[words.index("rkllm") + 1 :])
@@ -206,7 +200,7 @@ def checkOptions(words):
 
 @pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_conversations_that_are_shortened_are_of_requests_that_are_understood(page):
-    for text in [text for language, text in blocksOf(page) if language == "text"]:
+    for text in textsOf(page, "text"):
         for line in re.findall(r"^--> (\{.*\})$", text, re.MULTILINE):
             checkRequest(msgspec.json.decode(line))
         for line in re.findall(r"^<-- (\{[^…\n]*\})$", text, re.MULTILINE):
@@ -240,8 +234,7 @@ def test_names_of_the_package_exist():
 
 @pytest.mark.parametrize("page", PAGES, ids=nameOf)
 def test_files_that_are_named_exist(page):
-    prose = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
-    for path in re.findall(r"`((?:rkllm_twisted|tests|scripts|benchmarks|packaging|docs)/[\w/.-]*)`", prose):
+    for path in re.findall(r"`((?:rkllm_twisted|tests|scripts|benchmarks|packaging|docs)/[\w/.-]*)`", proseOf(page)):
         if path not in NOT_THERE:
             assert (ROOT / path).exists() or (page.parent / path).exists(), path
 

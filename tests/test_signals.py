@@ -1,4 +1,4 @@
-"""What signals mean, to real daemons and in detail."""
+"""What is done in the call of a signal, and how the log files are opened again."""
 
 import gc
 import signal
@@ -10,145 +10,6 @@ import pytest
 from twisted.python.logfile import LogFile
 
 from rkllm_twisted import signals
-from tests.end_to_end.daemon import BIN, Client
-
-ENDINGS = [signal.SIGTERM, signal.SIGINT]
-
-
-class LoggingDaemon:
-    """A daemon that logs to a file; what it logs can be waited for."""
-
-    def __init__(self, directory, *arguments):
-        self.path, self.log = str(directory / "s"), directory / "log"
-        self.log.touch()
-        command = [str(BIN / "twistd"), "-n", "--pidfile=", f"--logfile={self.log}", "rkllm"]
-        self.process = subprocess.Popen(
-            [
-                *command,
-                "--backend",
-                "scripted:interval=30",
-                "--model",
-                "any",
-                "--listen",
-                f"unix:{self.path}",
-                *arguments,
-            ],
-            cwd=directory,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-        )
-        self.waitFor("Model any loaded")
-
-    def waitFor(self, what, log=None):
-        """Until a file has a text. ``tail`` follows it by its name, also when it is another file by then."""
-        follow = ["tail", "-n", "+1", "--follow=name", "--retry", f"--pid={self.process.pid}", str(log or self.log)]
-        with subprocess.Popen(follow, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as tail:
-            found = next((line for line in tail.stdout if what in line), None)
-            tail.kill()
-        assert found is not None, f"{what!r} is not in {(log or self.log).read_text()}"
-
-
-@pytest.fixture
-def daemon(tmp_path):
-    started = []
-
-    def start(*arguments):
-        started.append(LoggingDaemon(tmp_path, *arguments))
-        return started[-1]
-
-    yield start
-    for one in started:
-        one.process.kill()
-        one.process.wait()
-
-
-@pytest.mark.parametrize("ending", ENDINGS)
-def test_second_signal_ends_at_once(daemon, ending):
-    """Also while a generation drains for an hour."""
-    server = daemon("--drain", "3600")
-    client = Client(server.path)
-    client.send("rkllm.run", {"prompt_input": "one"})
-    client.send("rkllm.run", {"prompt_input": "two"}, id=2)
-    client.ask("rkllm.is_running", id=3)  # so both have been read
-    server.process.send_signal(ending)
-    assert client.receive()["error"]["code"] == -32003  # so the first signal has been taken
-    assert server.process.poll() is None
-    server.process.send_signal(ending)
-    assert server.process.wait(30) == -ending
-
-
-def test_second_signal_may_be_the_other(daemon):
-    server = daemon("--drain", "3600")
-    client = Client(server.path)
-    client.send("rkllm.run", {"prompt_input": "one"})
-    client.send("rkllm.run", {"prompt_input": "two"}, id=2)
-    client.ask("rkllm.is_running", id=3)  # so both have been read
-    server.process.send_signal(signal.SIGINT)
-    client.receive()
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == -signal.SIGTERM
-
-
-def test_hangup_reopens_the_log_and_nothing_else(daemon, tmp_path):
-    server = daemon()
-    client = Client(server.path)
-    client.send("rkllm.run", {"prompt_input": "one"})
-    assert client.ask("rkllm.is_running", id=2)["result"]["is_running"] is True
-    moved = server.log.rename(tmp_path / "log.1")
-    before = moved.read_text()
-    server.process.send_signal(signal.SIGHUP)
-    server.waitFor("reopened")
-    assert moved.read_text() == before
-    assert client.ask("rkllm.is_running", id=3)["result"]["is_running"] is True
-    status = client.ask("server.status", id=4)["result"]
-    assert (status["counters"]["models_loaded"], status["model"]) == (1, "any")
-    server.process.send_signal(signal.SIGTERM)
-    assert server.process.wait(30) == -signal.SIGTERM
-    assert "Server Shut Down" in server.log.read_text()
-
-
-def test_hangup_without_a_log_file(tmp_path):
-    """The log is on standard output; the daemon goes on."""
-    command = [
-        str(BIN / "twistd"),
-        "-n",
-        "--pidfile=",
-        "rkllm",
-        "--backend",
-        "scripted",
-        "--listen",
-        f"unix:{tmp_path}/s",
-    ]
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path
-    ) as process:
-        next(line for line in process.stdout if "Server started successfully" in line)
-        client = Client(f"{tmp_path}/s")
-        assert "result" in client.ask("rkllm.is_running")
-        process.send_signal(signal.SIGHUP)
-        assert "result" in client.ask("rkllm.is_running")
-        client.close()
-        process.send_signal(signal.SIGTERM)
-        assert process.stdout.read().count("Traceback") == 0
-        assert process.wait(30) == -signal.SIGTERM
-
-
-def test_exit_status_of_a_start_that_fails(tmp_path):
-    (tmp_path / "s").mkdir()
-    command = [
-        str(BIN / "twistd"),
-        "-n",
-        "--pidfile=",
-        "rkllm",
-        "--backend",
-        "scripted",
-        "--listen",
-        f"unix:{tmp_path}/s",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
-    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
-
-
-# The log files
 
 
 @pytest.fixture
@@ -202,43 +63,43 @@ def test_object_that_cannot_say_what_it_is(logFile):
     assert not logFile.closed
 
 
+# What is done in the call of a signal
+
+
+def ran(*lines):
+    """A process that has run these lines."""
+    script = "\n".join(["import os, signal", "from rkllm_twisted import signals", *lines])
+    return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+
+
 def test_log_is_reopened_in_the_reactors_turn():
     """And not in the middle of whatever the signal came into."""
-    script = (
-        "import os, signal\n"
-        "from rkllm_twisted import signals\n"
-        "class Reactor:\n"
-        "    def callFromThread(self, called): print(called.__name__)\n"
-        "signals.install(Reactor())\n"
-        "os.kill(os.getpid(), signal.SIGHUP)\n"
+    done = ran(
+        "class Reactor:",
+        "    def callFromThread(self, called): print(called.__name__)",
+        "signals.install(Reactor())",
+        "os.kill(os.getpid(), signal.SIGHUP)",
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("reopenLogs\n", 0), done.stderr
 
 
 def test_first_signal_is_handed_on_and_the_second_kills():
-    script = (
-        "import os, signal\n"
-        "from rkllm_twisted import signals\n"
-        "signal.signal(signal.SIGTERM, lambda number, frame: print('stop', number, flush=True))\n"
-        "signals.install(None)\n"
-        "for each in 'first', 'second':\n"
-        "    os.kill(os.getpid(), signal.SIGTERM)\n"
-        "print('alive')\n"
+    done = ran(
+        "signal.signal(signal.SIGTERM, lambda number, frame: print('stop', number, flush=True))",
+        "signals.install(None)",
+        "for each in 'first', 'second':",
+        "    os.kill(os.getpid(), signal.SIGTERM)",
+        "print('alive')",
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("stop 15\n", -signal.SIGTERM), done.stderr
 
 
 def test_ignored_signal_stays_ignored():
     """Whoever starts a program in the background may have it ignore SIGINT."""
-    script = (
-        "import os, signal\n"
-        "from rkllm_twisted import signals\n"
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-        "signals.install(None)\n"
-        "os.kill(os.getpid(), signal.SIGINT)\n"
-        "print('alive')\n"
+    done = ran(
+        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
+        "signals.install(None)",
+        "os.kill(os.getpid(), signal.SIGINT)",
+        "print('alive')",
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("alive\n", 0), done.stderr

@@ -176,13 +176,19 @@ def writeModel(
         ``path``.
     """
     tokens = vocabulary()
-    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.USER_DEFINED] * 2
-    kinds += [gguf.TokenType.NORMAL] * (len(tokens) - len(kinds))
     weights = randomWeights(seed) if style == "random" else cycleWeights(seed, successors(ring, eosAfter))
     alterTokens(tokens)
     alterWeights(weights)
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name(f"tiny {style} model")
+    _addArchitecture(writer, contextLength, layers, len(tokens))
+    _addTokenizer(writer, tokens, addBegin)
+    if chatTemplate is not None:
+        writer.add_chat_template(chatTemplate)
+    return _write(writer, weights, path)
+
+
+def _addArchitecture(writer: gguf.GGUFWriter, contextLength: int, layers: int, tokens: int) -> None:
     writer.add_context_length(contextLength)
     writer.add_embedding_length(WIDTH)
     writer.add_block_count(layers)
@@ -192,8 +198,13 @@ def writeModel(
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(len(tokens))
+    writer.add_vocab_size(tokens)
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+
+
+def _addTokenizer(writer: gguf.GGUFWriter, tokens: list[str], addBegin: bool) -> None:
+    kinds = [gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.USER_DEFINED] * 2
+    kinds += [gguf.TokenType.NORMAL] * (len(tokens) - len(kinds))
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
@@ -203,9 +214,6 @@ def writeModel(
     writer.add_eos_token_id(TURN_END)
     writer.add_pad_token_id(END_OF_TEXT)
     writer.add_add_bos_token(addBegin)
-    if chatTemplate is not None:
-        writer.add_chat_template(chatTemplate)
-    return _write(writer, weights, path)
 
 
 def writeAdapter(path: Path, *, style: str = "random", seed: int = 0, ring: str = RING, arch: str = "llama") -> Path:
@@ -226,9 +234,8 @@ def writeAdapter(path: Path, *, style: str = "random", seed: int = 0, ring: str 
     writer.add_name(f"tiny {style} adapter")
     writer.add_type(gguf.GGUFType.ADAPTER)
     writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
-    writer.add_float32(
-        gguf.Keys.Adapter.LORA_ALPHA, float(len(next(iter(pairs.values()))[0]))
-    )  # scale 1 is B @ A as is
+    rank = len(next(iter(pairs.values()))[0])
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))  # scale 1 is B @ A as is
     weights = {}
     for name, (down, up) in pairs.items():
         weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = down.astype(np.float32), up.astype(np.float32)

@@ -9,14 +9,12 @@ from __future__ import annotations
 import json
 import os
 import platform
-import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks.servers import processor
+from benchmarks.client import Client
+from benchmarks.servers import TWISTD, Server, processor
 from rkllm_twisted.backends.llamacpp.context import BLOCK
 from rkllm_twisted.backends.llamacpp.generation import peakMemory
 from rkllm_twisted.backends.llamacpp.library import theLibrary
@@ -109,47 +107,29 @@ class Direct:
 class Daemon:
     """``twistd rkllm`` in a process of its own, and a client that reads its lines and parses nothing.
 
+    The model is in that process too, and not in a child of it: its CPU time and its memory are what is measured.
+
     Args:
         model: As `Direct`.
         directory: Where its socket is.
     """
 
     def __init__(self, model: str, directory: str) -> None:
-        path = os.path.join(directory, "s")
-        twistd = str(Path(sys.executable).with_name("twistd"))
-        self._process = subprocess.Popen(
-            [twistd, "-n", "--pidfile=", "rkllm", "--backend", "llamacpp:threads=1", "--listen", f"unix:{path}"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self._output = self._process.stdout
-        while "Server started successfully" not in self._output.readline():
-            pass
-        self.pid = self._process.pid
+        options = ["--backend", "llamacpp:threads=1", "--isolation", "none", "--listen", "unix:{path}"]
+        path = Path(directory, "s")
+        self._server = Server("daemon", [*TWISTD, "rkllm", *options], path, "Server started successfully")
+        self._client = Client(path, patience=None)
+        self.pid = self._server.pid
         self.replyLength = 0
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(path)
-        self._lines = self._socket.makefile("rb")
-        self.ask("rkllm.init", {"model_path": model, **PARAM})
-        assert b'"success":true' in self.line()
-
-    def ask(self, method: str, *params: object) -> None:
-        """Send a request."""
-        message = {"jsonrpc": "2.0", "id": 1, "method": method, "params": [None, *params]}
-        self._socket.sendall(json.dumps(message).encode() + b"\n")
-
-    def line(self) -> bytes:
-        """The next line."""
-        return self._lines.readline()
+        assert "result" in self._client.ask("rkllm.init", None, {"model_path": model, **PARAM})
 
     def generate(self, prompt: list[int], count: int) -> float:
         """As `Direct.generate`, from the first line to the last with a token."""
-        self.ask("rkllm.run", _tokenInput(prompt), {"max_new_tokens": count})
-        self.line()
+        self._run(prompt, {"max_new_tokens": count})
+        self._client.rawLine()
         began = time.perf_counter()
         for _ in range(count - 1):
-            self.line()
+            self._client.rawLine()
         elapsed = time.perf_counter() - began
         self._finish()
         return elapsed
@@ -162,15 +142,11 @@ class Daemon:
         """
         began = time.perf_counter()
         delivery = {"rows": rows, "tensors": tensors}
-        self.ask("rkllm.run", _tokenInput(prompt), {"mode": mode, "max_new_tokens": 1}, delivery)
-        self.replyLength = len(self.line())
+        self._run(prompt, {"mode": mode, "max_new_tokens": 1}, delivery)
+        self.replyLength = len(self._client.rawLine())
         elapsed = time.perf_counter() - began
         self._finish()
         return elapsed
-
-    def _finish(self) -> None:
-        line = self.line()
-        assert b'"_callback_state":2' in line, line[:200]
 
     def peak(self) -> float:
         """The most memory that its process ever had, in MB."""
@@ -178,12 +154,14 @@ class Daemon:
 
     def stop(self) -> None:
         """Stop it, and wait for that."""
-        self._lines.close()
-        self._socket.close()
-        self._process.terminate()
-        self._process.wait()
-        self._output.close()
+        self._client.close()
+        self._server.stop()
 
+    def _run(self, prompt: list[int], inferParam: dict[str, int], delivery: dict[str, str] | None = None) -> None:
+        input = {"input_type": 1, "token_input": {"input_ids": prompt, "n_tokens": len(prompt)}}
+        params = [None, input, inferParam, delivery]
+        self._client.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": "rkllm.run", "params": params}))
 
-def _tokenInput(tokens: list[int]) -> dict[str, object]:
-    return {"input_type": 1, "token_input": {"input_ids": tokens, "n_tokens": len(tokens)}}
+    def _finish(self) -> None:
+        line = self._client.rawLine()
+        assert b'"_callback_state":2' in line, line[:200]

@@ -7,4 +7,6 @@ require("readline").createInterface({ input: daemon }).on("line", (line) => {
   process.stdout.write(text || "");
   if (error) console.error(error.message);
   if (state !== 0 && state !== 1) { process.exitCode = error ? 1 : 0; daemon.end(); }
+}).on("close", () => {
+  if (process.exitCode === undefined) { console.error("the daemon has gone"); process.exitCode = 1; }
 });

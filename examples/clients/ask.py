@@ -9,3 +9,4 @@ for answer in map(json.loads, daemon.makefile("rb")):
     print(result.get("text") or "", end="", flush=True)
     if result.get("_callback_state") not in (0, 1):
         sys.exit(result.get("error", {}).get("message"))
+sys.exit("the daemon has gone")

@@ -97,27 +97,6 @@ class Answering:
         """
         return self._client.clearKVCache(True)
 
-    async def _load(self) -> None:
-        with self._progress(f"loading {self._options.model}"):
-            # Without the options: a model is everybody's, and keeps what it was loaded with.
-            await self._client.init(model_path=_modelPath(self._options.model))
-
-    def _chosen(self, capability: Capability) -> dict[str, object]:
-        given = vars(self._options)
-        return {name: given[name] for name in OPTIONS[capability] if given[name] is not None}
-
-    def _inferParam(self, more: dict[str, object]) -> dict[str, object]:
-        sampling = self._chosen(Capability.SAMPLING_PER_RUN)
-        length = self._chosen(Capability.MAX_NEW_TOKENS_PER_RUN)
-        return {**length, **({"sampling_params": sampling} if sampling else {}), **more}
-
-    def _checkOptions(self, error: NotSupported) -> None:
-        """Say it in the words of the command line, where what is not supported are options given there."""
-        needs = str(error.data.get("needs")).split(", ")
-        chosen = [self._chosen(capability) for capability in OPTIONS if capability.value in needs]
-        if lacking := {name: value for each in chosen for name, value in each.items()}:
-            raise UsageError(_cannotTake(lacking)) from error
-
     async def _generate(self, prompt: str, more: dict[str, object]) -> Answer:
         input = {"input_type": InputType.RKLLM_INPUT_PROMPT, "prompt_input": prompt}
         stream = self._client.stream("rkllm.run", [None, input, self._inferParam(more), None])
@@ -134,6 +113,11 @@ class Answering:
         answer.wasInterrupted = self._interrupts.hasHappened
         return answer
 
+    def _inferParam(self, more: dict[str, object]) -> dict[str, object]:
+        sampling = self._chosen(Capability.SAMPLING_PER_RUN)
+        length = self._chosen(Capability.MAX_NEW_TOKENS_PER_RUN)
+        return {**length, **({"sampling_params": sampling} if sampling else {}), **more}
+
     async def _show(self, stream: ResultStream[bytes], answer: Answer) -> None:
         asked = self._clock.seconds()
         async for line in stream:
@@ -146,6 +130,22 @@ class Answering:
                 self._terminal.write(result.text or "")
             if result.isFinish:
                 answer.last = result
+
+    def _checkOptions(self, error: NotSupported) -> None:
+        """Say it in the words of the command line, where what is not supported are options given there."""
+        needs = str(error.data.get("needs")).split(", ")
+        chosen = [self._chosen(capability) for capability in OPTIONS if capability.value in needs]
+        if lacking := {name: value for each in chosen for name, value in each.items()}:
+            raise UsageError(_cannotTake(lacking)) from error
+
+    def _chosen(self, capability: Capability) -> dict[str, object]:
+        given = vars(self._options)
+        return {name: given[name] for name in OPTIONS[capability] if given[name] is not None}
+
+    async def _load(self) -> None:
+        with self._progress(f"loading {self._options.model}"):
+            # Without the options: a model is everybody's, and keeps what it was loaded with.
+            await self._client.init(model_path=_modelPath(self._options.model))
 
     @contextmanager
     def _progress(self, what: str) -> Iterator[None]:
@@ -161,20 +161,6 @@ class Answering:
             if ticking.running:
                 ticking.stop()
             self._terminal.erase()
-
-
-def _modelPath(model: str) -> str:
-    # The daemon has a working directory of its own; what is no file here may be a short name there.
-    return abspath(model) if exists(model) else model
-
-
-def _cannotTake(options: dict[str, object]) -> str:
-    names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
-    param = msgspec.json.encode({"model_path": "…", **options}).decode()
-    return (
-        f"the daemon's backend does not take {names} for a single run; "
-        f"to set it for everybody, load the model with it: rkllm call rkllm.init '[null, {param}]'"
-    )
 
 
 def figures(result: StreamResult, firstTokenAfter: float | None) -> str:
@@ -201,3 +187,17 @@ def figures(result: StreamResult, firstTokenAfter: float | None) -> str:
 def _rate(what: str, tokens: int, milliseconds: float) -> str:
     rate = f" ({tokens / milliseconds * 1000:.1f} tokens/s)" if tokens and milliseconds > 0 else ""
     return f"{what} {tokens} tokens in {milliseconds:.0f} ms{rate}"
+
+
+def _modelPath(model: str) -> str:
+    # The daemon has a working directory of its own; what is no file here may be a short name there.
+    return abspath(model) if exists(model) else model
+
+
+def _cannotTake(options: dict[str, object]) -> str:
+    names = ", ".join(f"--{name.replace('_', '-')}" for name in options)
+    param = msgspec.json.encode({"model_path": "…", **options}).decode()
+    return (
+        f"the daemon's backend does not take {names} for a single run; "
+        f"to set it for everybody, load the model with it: rkllm call rkllm.init '[null, {param}]'"
+    )

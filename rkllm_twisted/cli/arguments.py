@@ -106,7 +106,7 @@ def _addDoctor(commands: Commands, everywhere: ArgumentParser) -> None:
 
 
 def _addDetect(commands: Commands) -> None:
-    detect = commands.add_parser("detect", help="say which release of librkllmrt a file is")
+    detect = commands.add_parser("detect", help="say which release of librkllmrt a file is, and for which machine")
     detect.add_argument("path", metavar="PATH", help="the library")
     detect.add_argument("--no-probe", action="store_false", dest="probe", help="only read the file, do not open it")
     detect.add_argument("--json", action="store_true", help="as JSON")

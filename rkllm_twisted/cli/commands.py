@@ -15,7 +15,7 @@ from rkllm_twisted.cli.answering import ENDED_BY_ANOTHER, Answering
 from rkllm_twisted.cli.chat import Chat
 from rkllm_twisted.cli.interrupts import Interrupts
 from rkllm_twisted.cli.problems import INTERRUPTED, sentence
-from rkllm_twisted.cli.terminal import Terminal
+from rkllm_twisted.cli.terminal import Terminal, columns
 from rkllm_twisted.client import RKLLMClient
 from rkllm_twisted.errors import Cancelled, MethodNotFound, RKLLMError
 
@@ -64,10 +64,8 @@ async def status(session: Session) -> int:
     if session.options.json:
         session.terminal.line(msgspec.json.encode(facts).decode())
         return 0
-    lines = [("socket", session.options.socket), *_flat(facts)]
-    width = max(len(name) for name, _ in lines)
-    for name, value in lines:
-        session.terminal.line(f"{name:<{width}}  {value}")
+    for line in columns([("socket", session.options.socket), *_flat(facts)]):
+        session.terminal.line(line)
     return 0
 
 
@@ -118,3 +116,4 @@ def _inFull(error: RKLLMError) -> str:
 
 
 COMMANDS: dict[str, Command] = {"run": run, "chat": chat, "status": status, "call": call}
+"""Those that ask a daemon; the others are in `local`."""

@@ -24,32 +24,22 @@ class Command:
     Attributes:
         name: Its name.
         help: One line.
-        options: Those that begin with a dash.
-        positional: The others, in order.
+        arguments: What it takes, in order.
     """
 
     name: str
     help: str
-    options: list[Action]
-    positional: list[Action]
+    arguments: list[Action]
 
+    @property
+    def options(self) -> list[Action]:
+        """The arguments that begin with a dash."""
+        return [action for action in self.arguments if action.option_strings]
 
-def describe(root: ArgumentParser) -> tuple[list[Action], list[Command]]:
-    """What a parser takes: the options that stand before the command, and the commands."""
-    [commands] = [action for action in root._actions if isinstance(action, _SubParsersAction)]
-    return _options(root), [
-        Command(name, str(choice.help), _options(made := commands.choices[name]), _positional(made))
-        for choice in commands._choices_actions
-        for name in [choice.dest]
-    ]
-
-
-def _options(command: ArgumentParser) -> list[Action]:
-    return [action for action in command._actions if action.option_strings]
-
-
-def _positional(command: ArgumentParser) -> list[Action]:
-    return [action for action in command._actions if not action.option_strings]
+    @property
+    def positional(self) -> list[Action]:
+        """The others, in order."""
+        return [action for action in self.arguments if not action.option_strings]
 
 
 def script(shell: str) -> str:
@@ -61,6 +51,16 @@ def script(shell: str) -> str:
     everywhere, commands = describe(parser())
     lines = _bash(everywhere, commands) if shell == "bash" else _zsh(everywhere, commands)
     return "\n".join(lines)
+
+
+def describe(root: ArgumentParser) -> tuple[list[Action], list[Command]]:
+    """What a parser takes: the options that stand before the command, and the commands."""
+    [commands] = [action for action in root._actions if isinstance(action, _SubParsersAction)]
+    everywhere = [action for action in root._actions if action is not commands]
+    return everywhere, [
+        Command(choice.dest, str(choice.help), commands.choices[choice.dest]._actions)
+        for choice in commands._choices_actions
+    ]
 
 
 def words(action: Action) -> list[str]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from rkllm_twisted.cli.problems import BROKEN_PIPE, INTERRUPTED
-from rkllm_twisted.cli.terminal import Terminal
+from rkllm_twisted.cli.terminal import Terminal, columns
 
 if TYPE_CHECKING:
     from rkllm_twisted.backends.rkllm import detection
@@ -47,12 +47,17 @@ def detect(options: Namespace, terminal: Terminal) -> int:
 
 def detectionLines(finding: detection.Finding) -> Iterator[str]:
     """What was found of a library: a table of what it is, and one of what speaks for that."""
-    family, version = finding.family or "not decided", finding.version or "unknown"
-    yield from table([("library", finding.path), ("family", family), ("version", version)])
+    facts = [
+        ("library", finding.path),
+        ("machine", finding.machine or "unknown"),
+        ("family", finding.family or "not decided"),
+        ("version", finding.version or "unknown"),
+    ]
+    yield from columns(facts)
     if finding.evidence:
         yield ""
         rows = [(one.source, _fitting(one.families), one.found) for one in finding.evidence]
-        yield from table([("evidence", "fits", "found"), *rows])
+        yield from columns([("evidence", "fits", "found"), *rows])
 
 
 def _fitting(families: tuple[str, ...]) -> str:
@@ -81,12 +86,6 @@ def completion(options: Namespace, terminal: Terminal) -> int:
 
     terminal.line(script(options.shell))
     return 0
-
-
-def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
-    """Rows of equally many cells as lines, in columns."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def _show(result: msgspec.Struct, lines: Sequence[str], isJson: bool, terminal: Terminal) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from errno import EACCES, EPERM
 
 from twisted.internet.defer import CancelledError
@@ -12,6 +11,7 @@ from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.error import TimeoutError as ConnectTimeout
 
 from rkllm_twisted.cli.arguments import DEFAULT_SOCKET
+from rkllm_twisted.client.addresses import isEndpointString
 from rkllm_twisted.errors import ModelNotInitialized, RKLLMError
 
 INTERRUPTED = 130
@@ -65,5 +65,4 @@ def _reason(error: ConnectError) -> str:
 def _startCommand(socket: str) -> str:
     if socket == DEFAULT_SOCKET:
         return "twistd -n rkllm"
-    isEndpoint = re.match(r"\w+:", socket)
-    return f"twistd -n rkllm --listen {socket if isEndpoint else 'unix:' + quoteStringArgument(socket)}"
+    return f"twistd -n rkllm --listen {socket if isEndpointString(socket) else 'unix:' + quoteStringArgument(socket)}"

@@ -29,9 +29,6 @@ from rkllm_twisted.cli.problems import (
 from rkllm_twisted.cli.terminal import Terminal
 from rkllm_twisted.client import RKLLMClient
 
-WITHOUT_DAEMON = ("completion", "detect", "doctor")
-"""The commands that look at this machine only; what they need is not imported for the others."""
-
 
 def runProgram(options: Namespace) -> NoReturn:
     """Carry out a command with the process's streams and Twisted's reactor, and exit.
@@ -46,17 +43,10 @@ def runProgram(options: Namespace) -> NoReturn:
     if isClosed:
         terminal.error("standard output is closed, there is nowhere to write to")
         sys.exit(1)
+    _prepareInput(options, stdin, terminal)
     try:
-        readInput(options, stdin)
-    except (UsageError, KeyboardInterrupt) as error:
-        if isinstance(error, UsageError):
-            terminal.error(str(error))
-        sys.exit(exitStatus(error))
-    if options.command == "chat" and stdin.isatty():
-        import readline  # noqa: F401  # gives `input` its editing
-    try:
-        if options.command in WITHOUT_DAEMON:
-            from rkllm_twisted.cli.local import carryOut
+        if options.command not in COMMANDS:
+            from rkllm_twisted.cli.local import carryOut  # what these need is not imported for the others
 
             sys.exit(carryOut(options, terminal))
         react(lambda reactor: start(reactor, options, terminal))
@@ -72,6 +62,18 @@ def _tolerant(stream: TextIO | None) -> TextIO:
     if hasattr(stream, "reconfigure"):
         stream.reconfigure(errors="replace")
     return stream
+
+
+def _prepareInput(options: Namespace, stdin: TextIO, terminal: Terminal) -> None:
+    """Read what is to be read from standard input before anything else, or exit; let lines be edited that are typed."""
+    try:
+        readInput(options, stdin)
+    except (UsageError, KeyboardInterrupt) as error:
+        if isinstance(error, UsageError):
+            terminal.error(str(error))
+        sys.exit(exitStatus(error))
+    if options.command == "chat" and stdin.isatty():
+        import readline  # noqa: F401  # gives `input` its editing
 
 
 def _forgetBroken(stream: TextIO) -> None:

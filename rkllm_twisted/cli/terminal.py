@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TextIO
 
 _PICTURES = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
@@ -95,3 +95,9 @@ class Terminal:
         self.erase()
         self._stderr.write(text)
         self._stderr.flush()
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of equally many cells as lines, the cells below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

@@ -22,8 +22,9 @@ Any number of requests may be open at once on one connection. Every error of the
 
 from __future__ import annotations
 
+from rkllm_twisted.client.addresses import endpointOf
 from rkllm_twisted.client.connection import MAX_LINE, ConnectionLost
-from rkllm_twisted.client.facade import RKLLMClient, endpointOf
+from rkllm_twisted.client.facade import RKLLMClient
 from rkllm_twisted.client.results import (
     Base64Tensor,
     LastHiddenLayer,

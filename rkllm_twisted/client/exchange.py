@@ -29,23 +29,6 @@ def errorOf(error: ErrorObject | None) -> RKLLMError:
     return fromWire(error.code, error.message, error.data if isinstance(error.data, dict) else {})
 
 
-class _Ending(Struct):
-    """What of a result tells whether it is the last one."""
-
-    state: int | None = field(name="_callback_state", default=None)
-    error: ErrorObject | None = None
-
-
-_decodeEnding = msgspec.json.Decoder(_Ending).decode
-
-
-def _endingOf(result: bytes) -> _Ending:
-    try:
-        return _decodeEnding(result)
-    except msgspec.ValidationError:
-        return _Ending()  # not an object, so not of a stream
-
-
 class Exchange:
     """A request that was sent, its results that nobody has fetched, and how it ended.
 
@@ -155,3 +138,20 @@ class Exchange:
         waiting, self._waiting = self._waiting, None
         if waiting is not None:
             waiting.callback(None)
+
+
+class _Ending(Struct):
+    """What of a result tells whether it is the last one."""
+
+    state: int | None = field(name="_callback_state", default=None)
+    error: ErrorObject | None = None
+
+
+_decodeEnding = msgspec.json.Decoder(_Ending).decode
+
+
+def _endingOf(result: bytes) -> _Ending:
+    try:
+        return _decodeEnding(result)
+    except msgspec.ValidationError:
+        return _Ending()  # not an object, so not of a stream

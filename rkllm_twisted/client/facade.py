@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 from twisted.internet.defer import Deferred
-from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory
 
+from rkllm_twisted.client.addresses import endpointOf
 from rkllm_twisted.client.connection import MAX_LINE, ClientConnection
 from rkllm_twisted.client.exchange import Exchange
 from rkllm_twisted.client.results import ResultStream, StreamResult, decodeStreamResult
@@ -31,45 +29,6 @@ Fields = Mapping[str, object]
 """The fields of a struct under their names on the wire."""
 Input = str | RKLLMInput | Fields | Sequence[str | RKLLMInput | Fields]
 """A prompt, or an input of another type; several of them where the model was loaded with ``n_batch`` above 1."""
-
-MAX_PATH = 107
-"""The bytes of the longest path of a Unix socket: ``sun_path`` without its NUL (unix(7))."""
-
-
-def endpointOf(reactor: Any, address: str) -> IStreamClientEndpoint:
-    """The endpoint of the daemon at an address.
-
-    Args:
-        reactor: Connects.
-        address: The path of a Unix socket, or a client endpoint string such as ``unix:/run/rkllm.sock``. What begins
-            with a word and a colon is an endpoint string, all else is a path.
-
-    Raises:
-        ValueError: It is no endpoint string that Twisted knows, or no socket can have that path or port.
-    """
-    isString = re.match(r"\w+:", address)
-    endpoint = _endpointFromString(reactor, address) if isString else UNIXClientEndpoint(reactor, address)
-    _checkSocket(endpoint)
-    return endpoint
-
-
-def _endpointFromString(reactor: Any, address: str) -> IStreamClientEndpoint:
-    try:
-        endpoint: IStreamClientEndpoint = clientFromString(reactor, address)
-    # NameError: Twisted is installed without TLS. RuntimeError: the string ends within an escape.
-    except (ValueError, TypeError, KeyError, NameError, RuntimeError, OSError) as error:
-        raise ValueError(f"no client endpoint string such as unix:/run/rkllm.sock: {error}") from error
-    return endpoint
-
-
-def _checkSocket(endpoint: IStreamClientEndpoint) -> None:
-    """Refuse what the socket would: in the reactor nobody hears of it, and whoever connects waits forever."""
-    length = len(os.fsencode(endpoint._path)) if isinstance(endpoint, UNIXClientEndpoint) else 0
-    if length > MAX_PATH:
-        raise ValueError(f"the path of a socket has at most {MAX_PATH} bytes, this one has {length}")
-    port = endpoint._port if isinstance(endpoint, TCP4ClientEndpoint) else 0
-    if not 0 <= port <= 65535:
-        raise ValueError(f"the port of a socket is a number from 0 to 65535, this one is {port}")
 
 
 class RKLLMClient:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -41,6 +42,18 @@ def _guard() -> Iterator[LoggedErrors]:
 
     pytest-twisted lets all three pass.
     """
+    before = set(_delayedCalls())
+    with loggedErrors() as errors:
+        yield errors
+        gc.collect()
+    left = [str(call) for call in _delayedCalls() if call not in before]
+    assert not errors, "logged: " + "; ".join(failure.getTraceback() for failure in errors)
+    assert not left, f"left waiting: {left}"
+
+
+@contextmanager
+def loggedErrors() -> Iterator[LoggedErrors]:
+    """What is logged as an error while in this; one without a failure is a RuntimeError of what was logged."""
     errors: LoggedErrors = []
 
     @provider(ILogObserver)
@@ -50,14 +63,11 @@ def _guard() -> Iterator[LoggedErrors]:
             failure = event.get("log_failure") or event.get("failure")
             errors.append(failure or Failure(RuntimeError(str(event.get("log_format")))))
 
-    before = set(_delayedCalls())
     globalLogPublisher.addObserver(observe)
-    yield errors
-    gc.collect()
-    globalLogPublisher.removeObserver(observe)
-    left = [str(call) for call in _delayedCalls() if call not in before]
-    assert not errors, "logged: " + "; ".join(failure.getTraceback() for failure in errors)
-    assert not left, f"left waiting: {left}"
+    try:
+        yield errors
+    finally:
+        globalLogPublisher.removeObserver(observe)
 
 
 def _delayedCalls() -> list[Any]:

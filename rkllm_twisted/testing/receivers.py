@@ -34,6 +34,7 @@ class RecordingReceiver:
     Attributes:
         results: What came before the ending, in order.
         ended: Fires with this receiver when the generation has finished, or fails as it did.
+        endings: How many there were: 0 or 1, as a second one is a broken promise.
         perf: The figures; None before the ending and after a failure.
         reason: Why it finished.
         firstResult: Fires with the first result, or with None if there was none.
@@ -60,20 +61,12 @@ class RecordingReceiver:
 
     def resultsReceived(self, results: Sequence[Received]) -> None:
         """See `IResultReceiver`."""
+        self._checkCall()
         self._check(len(results) > 0, "no results")
         for result, state in results:
             self._received(result, state)
         if not self.firstResult.called:
             self.firstResult.callback(self.results[0])
-
-    def _received(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
-        if isinstance(result, EncodedResult):
-            self._check(json.loads(result.body)["_callback_state"] == state, "an encoded result of another state")
-            result = decoded(result)
-        self._check(state in (CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING), f"a result with {state!r}")
-        waits = state is CallState.RKLLM_RUN_WAITING
-        self._check(not waits or result.text is None, f"text in the state WAITING: {result.text!r}")
-        self.results.append(result)
 
     def generationFinished(self, perf: RKLLMPerfStat, reason: str | None) -> None:
         """See `IResultReceiver`."""
@@ -86,19 +79,28 @@ class RecordingReceiver:
         self._end()
         self.ended.errback(failure)
 
+    def _received(self, result: RKLLMResult | EncodedResult, state: CallState) -> None:
+        if isinstance(result, EncodedResult):
+            self._check(json.loads(result.body)["_callback_state"] == state, "an encoded result of another state")
+            result = decoded(result)
+        self._check(state in (CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING), f"a result with {state!r}")
+        waits = state is CallState.RKLLM_RUN_WAITING
+        self._check(not waits or result.text is None, f"text in the state WAITING: {result.text!r}")
+        self.results.append(result)
+
     def _end(self) -> None:
-        self._check(True, "")
+        self._checkCall()
         self.endings += 1
         if not self.firstResult.called:
             self.firstResult.callback(None)
 
-    def _check(self, isKept: bool, what: str) -> None:
-        if threading.get_ident() != self._thread:
-            raise BrokenPromise("called in another thread than the reactor's")
-        if self.endings:
-            raise BrokenPromise("called after the ending")
+    def _checkCall(self) -> None:
+        self._check(threading.get_ident() == self._thread, "called in another thread than the reactor's")
+        self._check(self.endings == 0, "called after the ending")
+
+    def _check(self, isKept: bool, otherwise: str) -> None:
         if not isKept:
-            raise BrokenPromise(what)
+            raise BrokenPromise(otherwise)
 
 
 def decoded(result: EncodedResult) -> RKLLMResult:

@@ -7,11 +7,11 @@ from tests.end_to_end.daemon import Daemon
 
 @pytest.fixture
 def daemon(tmp_path):
-    """Starts daemons; they are killed after the test."""
+    """Starts daemons, of another class where that is given; they are killed after the test."""
     started = []
 
-    def start(*arguments, **options):
-        started.append(Daemon(tmp_path, *arguments, **options))
+    def start(*arguments, kind=Daemon, **options):
+        started.append(kind(tmp_path, *arguments, **options))
         return started[-1]
 
     yield start

@@ -1,12 +1,17 @@
 """The clients of examples/clients, each where its language is installed."""
 
+import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
+
+from tests.spoken_server import token
 
 CLIENTS = Path(__file__).parents[2] / "examples/clients"
 # The program, and what it needs; a shell's nc is that of OpenBSD.
@@ -55,4 +60,40 @@ def test_refusal(ask, daemon):
     done = ask("one")
     assert done.stdout == ""
     assert "model not initialized" in done.stderr
+    assert done.returncode == 1
+
+
+def test_no_daemon(ask):
+    done = ask("one")
+    assert done.stdout == ""
+    assert done.stderr != ""
+    assert done.returncode == 1
+
+
+@pytest.fixture(params=[b"", b'{"jsonrpc":"2.0","id":1,"res'], ids=["after a line", "in a line"])
+def mortalDaemon(request, tmp_path):
+    """A daemon that goes after its first token."""
+
+    def serve():
+        connection, _ = listener.accept()
+        with connection, connection.makefile("rb") as lines:
+            lines.readline()
+            connection.sendall(
+                json.dumps({"jsonrpc": "2.0", "id": 1, "result": token("one")}).encode() + b"\n" + request.param
+            )
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "rkllm.sock"))
+        listener.listen()
+        serving = threading.Thread(target=serve, daemon=True)
+        serving.start()
+        yield
+        serving.join(60)
+
+
+def test_daemon_that_goes_in_mid_answer(ask, mortalDaemon):
+    """Half an answer is no answer."""
+    done = ask("one two")
+    assert done.stdout == "one"
+    assert "the daemon has gone" in done.stderr or "JSON" in done.stderr
     assert done.returncode == 1

@@ -31,7 +31,9 @@ from dataclasses import dataclass
 
 from twisted.logger import globalLogBeginner
 
-from tests.fuzz.episodes import LINES, Episode, makeEpisode, problemOf, shortened
+from tests.fuzz.episodes import LINES, Episode, makeEpisode
+from tests.fuzz.player import problemOf
+from tests.fuzz.shortening import shortened
 
 
 @dataclass

@@ -9,8 +9,10 @@ import pytest
 import rkllm_twisted.wire.connection as wire
 from rkllm_twisted.methods.runtime import RuntimeMethods
 from rkllm_twisted.wire.messages import resultLine
-from tests.fuzz import episodes, program, reading
+from tests.fuzz import program, reading
+from tests.fuzz.episodes import makeEpisode
 from tests.fuzz.judging import Found, Judge
+from tests.fuzz.player import problemOf
 
 SEED = 1
 LINES = 100_000
@@ -106,17 +108,17 @@ def test_planted_defect_is_found(defect, monkeypatch, flushErrors):
     assert found is not None
     assert re.search(DEFECTS[defect], found.problem, re.DOTALL)
     assert len(found.episode.steps) <= 4
-    assert episodes.problemOf(found.episode) is not None
-    assert episodes.problemOf(episodes.makeEpisode(SEED, found.number)) is not None
+    assert problemOf(found.episode) is not None
+    assert problemOf(makeEpisode(SEED, found.number)) is not None
     assert f"--seed {SEED} --episode {found.number}" in str(found)
     monkeypatch.undo()
-    assert episodes.problemOf(found.episode) is None
+    assert problemOf(found.episode) is None
     flushErrors(ZeroDivisionError)
 
 
 def test_seed_decides_everything():
-    assert episodes.makeEpisode(7, 3) == episodes.makeEpisode(7, 3)
-    assert episodes.makeEpisode(7, 3) != episodes.makeEpisode(8, 3)
+    assert makeEpisode(7, 3) == makeEpisode(7, 3)
+    assert makeEpisode(7, 3) != makeEpisode(8, 3)
 
 
 def test_command(capsys, monkeypatch):

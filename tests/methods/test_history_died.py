@@ -1,10 +1,11 @@
 """Whose history is in the cache, when the cache itself may be gone (W-HISTORY)."""
 
 import pytest
+from msgspec import structs
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 
-from rkllm_twisted.backends.scripted import ScriptedBackend, ScriptedModel
+from rkllm_twisted.backends.scripted import ScriptedBackend, ScriptedModel, echo
 from rkllm_twisted.errors import BackendLost
 from rkllm_twisted.methods.history import History
 from rkllm_twisted.testing.peers import Server
@@ -42,107 +43,102 @@ def history():
     return History()
 
 
-def test_history_that_died_between_two_runs_is_told_once(model, history):
+@pytest.fixture
+def lost(model, history):
+    """A function that begins a run, and returns what its finish line says of the history before it."""
+
+    def lost(connection, keeps=True):
+        history.enter(model, connection, keeps)
+        return history.lossOf(connection, keeps)
+
+    return lost
+
+
+def test_history_that_died_between_two_runs_is_told_once(model, history, lost):
     mine = connection()
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == {}
+    assert lost(mine) == {}
     model.epoch += 1
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == LOST
+    assert lost(mine) == LOST
     history.told(mine)
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == {}
+    assert lost(mine) == {}
     assert model.cleared == 0  # a new process has nothing to clear
 
 
-def test_run_without_history_is_told_nothing_and_takes_nothing_away(model, history):
+def test_run_without_history_is_told_nothing_and_takes_nothing_away(model, lost):
     """It is the next one with history that lacks it."""
     mine = connection()
-    history.enter(model, mine, True)
+    lost(mine)
     model.epoch += 1
-    history.enter(model, mine, False)
-    assert history.lossOf(mine, False) == {}
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == LOST
+    assert lost(mine, keeps=False) == {}
+    assert lost(mine) == LOST
 
 
-def test_owner_is_told_whoever_runs_first_after_the_death(model, history):
+def test_owner_is_told_whoever_runs_first_after_the_death(model, lost):
     mine, other = connection(), connection()
-    history.enter(model, mine, True)
+    lost(mine)
     model.epoch += 1
-    history.enter(model, other, True)
-    assert history.lossOf(other, True) == {}
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == LOST
+    assert lost(other) == {}
+    assert lost(mine) == LOST
 
 
-def test_history_that_dies_in_its_run_is_told_by_the_error_and_not_again(model, history):
+def test_history_that_dies_in_its_run_is_told_by_the_error_and_not_again(model, history, lost):
     mine = connection()
-    history.enter(model, mine, True)
+    lost(mine)
     assert history.died(mine) == LOST
     model.epoch += 1
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == {}
+    assert lost(mine) == {}
 
 
-def test_nobody_is_told_of_a_death_without_history(model, history):
+def test_nobody_is_told_of_a_death_without_history(model, lost):
     mine = connection()
-    history.enter(model, mine, False)
+    lost(mine, keeps=False)
     model.epoch += 1
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == {}
+    assert lost(mine) == {}
 
 
-def test_several_deaths_are_told_once(model, history):
+def test_several_deaths_are_told_once(model, lost):
     mine = connection()
-    history.enter(model, mine, True)
+    lost(mine)
     model.epoch += 3
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == LOST
+    assert lost(mine) == LOST
     model.epoch += 1
-    history.enter(model, mine, True)
-    assert history.lossOf(mine, True) == LOST
+    assert lost(mine) == LOST
 
 
 # Over the methods
 
 
-class MortalModel(ScriptedModel):
-    """Dies when the prompt says so: before its first token, or after."""
+def script(input):
+    """The words of the prompt; at "die" the process of the model ends."""
+    for word in echo(input):
+        if word.strip() == "die":
+            raise BackendLost("its process was killed by SIGSEGV", signal="SIGSEGV", restarting=True)
+        yield word
 
-    def __init__(self, backend):
-        super().__init__(backend._clock, backend._script, 0, -1)
+
+class MortalModel(ScriptedModel):
+    """After a death it is another process, which knows of no history."""
 
     def run(self, input, inferParam, receiver, delivery):
-        if "die" not in input.prompt_input:
-            return super().run(input, inferParam, receiver, delivery)
-        self.epoch += 1
-        self._history.clear()
-        script, self._script = self._script, self._dying
-        try:
-            return super().run(input, inferParam, receiver, delivery)
-        finally:
-            self._script = script
-            self._history.clear()
-
-    def _dying(self, input):
-        yield from input.prompt_input.split()[:-1]
-        raise BackendLost("its process was killed by SIGSEGV", signal="SIGSEGV", restarting=True)
+        if "die" in input.prompt_input:
+            self.epoch += 1
+            inferParam = structs.replace(inferParam, keep_history=0)
+        return super().run(input, inferParam, receiver, delivery)
 
 
 class MortalBackend(ScriptedBackend):
     def init(self, param):
-        return succeed(MortalModel(self))
+        return succeed(MortalModel(self._clock, script, interval=0, limit=-1))
 
 
-class Conversation:
-    """A peer of a model that may die."""
+def say(peer, prompt, keeps=1):
+    """The lines of a run."""
+    return peer.ask("rkllm.run", {"prompt_input": prompt}, {"keep_history": keeps})
 
-    def __init__(self, server):
-        self.peer = server.connect()
 
-    def say(self, prompt, keeps=1):
-        return self.peer.ask("rkllm.run", {"prompt_input": prompt}, {"keep_history": keeps})
+def hasLost(lines):
+    """Whether the finish line says that the history before it is lost."""
+    return lines[-1]["result"].get("history_lost", False)
 
 
 @pytest.fixture
@@ -155,9 +151,9 @@ def server():
 
 def test_death_before_the_first_token(server):
     """W-CODES: -32006 with history_lost."""
-    mine = Conversation(server)
-    assert "history_lost" not in mine.say("one")[-1]["result"]
-    [error] = mine.say("die")
+    mine = server.connect()
+    assert not hasLost(say(mine, "one"))
+    [error] = say(mine, "die")
     assert error["error"]["code"] == -32006
     assert error["error"]["data"] == {
         "retryable": True,
@@ -165,45 +161,46 @@ def test_death_before_the_first_token(server):
         "restarting": True,
         "history_lost": True,
     }
-    *texts, last = mine.say("two")
+    *texts, last = say(mine, "two")
     assert [text["result"]["text"] for text in texts] == ["two"]
     assert "history_lost" not in last["result"]
 
 
 def test_death_after_the_first_token(server):
     """W-FINISH: state 3, with the error inside."""
-    mine = Conversation(server)
-    mine.say("one")
-    *_, last = mine.say("two three die")
+    mine = server.connect()
+    say(mine, "one")
+    *_, last = say(mine, "two three die")
     assert last["result"]["_callback_state"] == 3
     assert last["result"]["error"]["data"]["history_lost"] is True
 
 
 def test_death_of_a_run_without_history(server):
     """It has lost nothing; the one whose history was there is told on its next finish line."""
-    mine, other = Conversation(server), Conversation(server)
-    mine.say("one")
-    [error] = other.say("die", keeps=0)
+    mine, other = server.connect(), server.connect()
+    say(mine, "one")
+    [error] = say(other, "die", keeps=0)
     assert "history_lost" not in error["error"]["data"]
-    assert mine.say("two")[-1]["result"]["history_lost"] is True
-    assert "history_lost" not in mine.say("three")[-1]["result"]
+    assert hasLost(say(mine, "two"))
+    assert not hasLost(say(mine, "three"))
 
 
 def test_history_dies_with_the_connection_that_had_it(server):
-    mine = Conversation(server)
-    mine.say("one")
-    mine.peer.disconnect()
-    other = Conversation(server)
-    [error] = other.say("die", keeps=0)
+    mine = server.connect()
+    say(mine, "one")
+    mine.disconnect()
+    other = server.connect()
+    [error] = say(other, "die", keeps=0)
     assert "history_lost" not in error["error"]["data"]
-    assert "history_lost" not in other.say("two")[-1]["result"]
+    assert not hasLost(say(other, "two"))
 
 
 def test_waiting_run_is_served_after_a_death():
     clock = Clock()
     backend = MortalBackend(clock)
     loading = Deferred()
-    backend.init = lambda param: loading.addCallback(lambda _: MortalModel(backend))
+    init = backend.init
+    backend.init = lambda param: loading.addCallback(lambda _: init(param))
     server = Server(backend, clock)
     first, second = server.connect(), server.connect()
     first.send({"jsonrpc": "2.0", "id": 0, "method": "rkllm.init", "params": [{"model_path": "any"}]})

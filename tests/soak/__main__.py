@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+from benchmarks.servers import TWISTD, memory
 from tests.soak.clients import Client, Report
 
 PLUGIN = Path(__file__).parent / "plugin"
@@ -44,17 +44,18 @@ class Daemon:
 
     async def start(self) -> None:
         """Start it, with the model loaded."""
-        twistd = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
         options = ["--backend", "soaked", "--model", "any", "--listen", f"unix:{self.path}"]
         limits = ["--max-crashes", "1000000", "--max-queue", "1000", "--max-clients", "200"]
         paths = [str(PLUGIN), *filter(None, sys.path)]
         self._process = await asyncio.create_subprocess_exec(
-            *(*twistd, f"--logfile={self.log}", "rkllm", *options, *limits),
+            *(*TWISTD, f"--logfile={self.log}", "rkllm", *options, *limits),
             cwd=self._directory,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
         )
         self.pid = self._process.pid
         while not os.path.exists(self.path):
+            if self._process.returncode is not None:
+                raise SystemExit(f"the daemon has not started: {self.log.read_text()}")
             await asyncio.sleep(0.05)
         report = Report()
         await Client(self.path, "warm", Random(0), report).live(1, ["read"])
@@ -75,10 +76,7 @@ class Daemon:
     @property
     def megabytes(self) -> float:
         """Its resident memory, without that of the child."""
-        status = Path(f"/proc/{self.pid}/status").read_text()
-        found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
-        assert found is not None
-        return int(found.group(1)) / 1024
+        return memory(self.pid)
 
     async def stop(self) -> int:
         """Stop it. Returns its exit status."""
@@ -119,7 +117,10 @@ class Soak:
             other.cancel()
         seconds = time.monotonic() - began
         await self._untilQuiet(before)
-        return self._result(seconds, before)
+        after = self._daemon.descriptors
+        self._megabytes.append(self._daemon.megabytes)
+        self._checkLeaks(before, after)
+        return self._result(seconds, before, after)
 
     async def _crash(self) -> None:
         """Kill the child, evenly over the requests, at a moment that nobody has chosen."""
@@ -149,21 +150,26 @@ class Soak:
         while time.monotonic() < end and self._daemon.descriptors > before:
             await asyncio.sleep(0.05)
 
-    def _result(self, seconds: float, before: int) -> list[str]:
-        report, after = self.report, self._daemon.descriptors
-        self._megabytes.append(self._daemon.megabytes)
-        grown = self._megabytes[-1] - self._megabytes[0]
+    def _checkLeaks(self, before: int, after: int) -> None:
         if after > before:
-            report.violations.append(f"{before} descriptors before, {after} after")
-        if grown > GROWTH:
-            report.violations.append(f"the daemon has grown by {grown:.1f} MB")
+            self.report.violations.append(f"{before} descriptors before, {after} after")
+        if self._grown > GROWTH:
+            self.report.violations.append(f"the daemon has grown by {self._grown:.1f} MB")
+
+    @property
+    def _grown(self) -> float:
+        return self._megabytes[-1] - self._megabytes[0]
+
+    def _result(self, seconds: float, before: int, after: int) -> list[str]:
+        report = self.report
         return [
             f"requests        {report.requests} by {self._given.clients} clients in {seconds:.1f} s",
             f"ways            {spelled(report.done)}",
             f"last lines      {report.endings.total()}: {spelled(report.endings)}",
             f"deaths          {self.faults.total()}: {spelled(self.faults)}",
             f"descriptors     {before} before, {after} after",
-            f"memory          {', '.join(f'{size:.1f}' for size in self._megabytes)} MB, {grown:+.1f} from a fifth on",
+            f"memory          {', '.join(f'{size:.1f}' for size in self._megabytes)} MB, "
+            f"{self._grown:+.1f} from a fifth on",
             f"violations      {len(report.violations)}",
         ]
 

@@ -91,6 +91,20 @@ class Client:
         self._ended.clear()
 
     async def _request(self, way: str) -> None:
+        id = self._ask(way)
+        if way in ("abort", "cancel", "disconnect"):
+            await self._readSome(id)
+        await self._disturb(way, id)
+        while id in self._open:
+            await self._readOne()
+        if way == "half-close":
+            if rest := await self._reader.read():
+                raise Violation(f"after the last line came {rest[:200]!r}")
+            self._writer.close()
+            await self._connect()
+
+    def _ask(self, way: str) -> int:
+        """Send a request. Returns its id."""
         self._count += 1
         id = self._count
         words = [f"{self._mark}.{id}.{n}" for n in range(self._random.randint(1, 12))]
@@ -101,14 +115,15 @@ class Client:
             options["deadline"] = self._random.uniform(0.001, 0.2)
         method = "rkllm.run_async" if way == "acknowledged" else "rkllm.run"
         self._send(id, method, [{"prompt_input": " ".join(words)}, None, options])
-        await self._goOn(way, id)
+        return id
 
-    async def _goOn(self, way: str, id: int) -> None:
-        lines = self._random.choice([0, 0, 1, 2, 5])
-        if way in ("abort", "cancel", "disconnect"):
-            for _ in range(lines):
-                if id in self._open:
-                    await self._readOne()
+    async def _readSome(self, id: int) -> None:
+        for _ in range(self._random.choice([0, 0, 1, 2, 5])):
+            if id in self._open:
+                await self._readOne()
+
+    async def _disturb(self, way: str, id: int) -> None:
+        """Do what comes between a request and its last line; nothing in the ways that only read."""
         if way == "abort":
             self._send(f"abort {id}", "rkllm.abort", [])
         elif way == "cancel":
@@ -117,14 +132,6 @@ class Client:
             self._writer.write_eof()
         elif way == "disconnect":
             self._writer.transport.abort()
-            await self._connect()
-            return
-        while id in self._open:
-            await self._readOne()
-        if way == "half-close":
-            if rest := await self._reader.read():
-                raise Violation(f"after the last line came {rest[:200]!r}")
-            self._writer.close()
             await self._connect()
 
     async def _settle(self) -> None:

@@ -23,7 +23,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from rkllm_twisted.backends.rkllm import probing
-from rkllm_twisted.backends.rkllm.elf import NotALibrary, SharedObject, readSharedObject
+from rkllm_twisted.backends.rkllm.elf import NotALibrary, SharedObject, machineIn, readSharedObject
 from rkllm_twisted.backends.rkllm.families import FAMILIES, Family
 from rkllm_twisted.backends.rkllm.releases import RELEASES, Release
 
@@ -56,6 +56,7 @@ class Finding(Struct, frozen=True):
         version: Its version, where the hash or the text tells.
         evidence: What each source says, the most trusted first.
         problem: Why there is no family and what to do about it, in one sentence.
+        machine: Whom it is for, as ``uname -m`` says it; None if it is no program or library at all.
     """
 
     path: str
@@ -63,6 +64,7 @@ class Finding(Struct, frozen=True):
     version: str | None
     evidence: list[Evidence]
     problem: str | None
+    machine: str | None = None
 
 
 class Undecided(ValueError):
@@ -77,22 +79,24 @@ def detect(path: str, probe: bool = True) -> Finding:
         probe: Whether to look at the default parameters too, which opens the library in a child process. Takes 0.2 s
             on a machine that can run the library, and is not done on others.
     """
+    data = b""
     try:
         data = _contents(Path(path))
         library = readSharedObject(data)
     except OSError as error:
         return _problem(path, f"it cannot be read: {error.strerror}")
     except NotALibrary as reason:
-        return _problem(path, str(reason))
+        return _problem(path, str(reason), machineIn(data))
     if "rkllm_init" not in library.exports:
-        return _problem(path, "it exports no rkllm_init, so it is not an RKLLM runtime")
+        return _problem(path, "it exports no rkllm_init, so it is not an RKLLM runtime", library.machine)
     release = _releaseOf(data)
     versions = sorted({version.decode("ascii") for version in _TEXT.findall(data)})
     evidence = [_hashed(data, release), _told(versions), _exported(library)]
     if probe and library.fitsThisMachine:
         evidence.append(Evidence("probe", *probing.probe(path)))
     version = release.version if release else versions[0] if len(versions) == 1 else None
-    return _concluded(path, version, evidence)
+    family, problem = _concluded(evidence)
+    return Finding(path, family, version, evidence, problem, library.machine)
 
 
 def choose(finding: Finding, abi: str | None) -> Family:
@@ -129,8 +133,8 @@ def _contents(path: Path) -> bytes:
     return data
 
 
-def _problem(path: str, problem: str) -> Finding:
-    return Finding(path, None, None, [], problem)
+def _problem(path: str, problem: str, machine: str | None = None) -> Finding:
+    return Finding(path, None, None, [], problem, machine)
 
 
 def _releaseOf(data: bytes) -> Release | None:
@@ -174,7 +178,8 @@ def _exported(library: SharedObject) -> Evidence:
     return Evidence("symbols", f"{steps[-1][0]} and what came before it", ("1.2.1", "1.3", "1.3.1"))
 
 
-def _concluded(path: str, version: str | None, evidence: list[Evidence]) -> Finding:
+def _concluded(evidence: list[Evidence]) -> tuple[str | None, str | None]:
+    """The family, or what keeps it from being one."""
     problem = _unusableVersion(evidence) or _contradiction(evidence)
     deciding = [set(each.families) for each in evidence if each.source != "probe"]
     left = [key for key in EVERY if all(key in families for families in deciding)]
@@ -183,7 +188,7 @@ def _concluded(path: str, version: str | None, evidence: list[Evidence]) -> Find
             f"its family may be {' or '.join(left)} by its {', '.join(map(_worded, evidence))}; if you know the "
             f"release, say its family, such as --backend rkllm:abi={left[-1]}"
         )
-    return Finding(path, None if problem else left[0], version, evidence, problem)
+    return (None, problem) if problem else (left[0], None)
 
 
 def _unusableVersion(evidence: list[Evidence]) -> str | None:

@@ -55,8 +55,8 @@ def thisMachine() -> str:
     # What starts it may be a script, or unknown where it is embedded. An emulated process has the emulator's /proc.
     for program in (sys.executable, "/proc/self/exe"):
         with suppress(OSError), open(program or os.devnull, "rb") as file:
-            if (head := file.read(_HEAD)).startswith(_MAGIC):
-                return _machineIn(head)
+            if (machine := machineIn(file.read(_HEAD))) is not None:
+                return machine
     return platform.machine()
 
 
@@ -67,11 +67,18 @@ def machineOf(path: str) -> str:
         OSError: It cannot be read.
     """
     with open(path, "rb") as file:
-        return _machineIn(file.read(_HEAD))
+        return machineIn(file.read(_HEAD)) or "another machine"
 
 
-def _machineIn(head: bytes) -> str:
-    return MACHINES.get(int.from_bytes(head[18:20], "little"), "another machine")
+def machineIn(data: bytes) -> str | None:
+    """Whom a program or a shared object is for, by its first bytes; None if it is neither. Also of 32-bit ones."""
+    if not data.startswith(_MAGIC) or len(data) < _HEAD:
+        return None
+    return _named(int.from_bytes(data[18:20], "little" if data[5] == _LITTLE else "big"))
+
+
+def _named(machine: int) -> str:
+    return MACHINES.get(machine, f"machine {machine}")
 
 
 def readSharedObject(data: bytes) -> SharedObject:
@@ -90,7 +97,7 @@ def readSharedObject(data: bytes) -> SharedObject:
         kind, machine = struct.unpack_from("<HH", data, 16)
         if kind != _SHARED:
             raise NotALibrary("an ELF file, but not a shared library")
-        return SharedObject(MACHINES.get(machine, f"machine {machine}"), frozenset(_exports(data)))
+        return SharedObject(_named(machine), frozenset(_exports(data)))
     except (struct.error, IndexError, ValueError, OverflowError) as error:
         if isinstance(error, NotALibrary):
             raise

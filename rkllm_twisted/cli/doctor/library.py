@@ -51,7 +51,12 @@ def family(path: str, detect: Detect) -> Finding:
 
 
 def opens(path: str, patience: float = PATIENCE) -> Finding:
-    """Whether the library and what it needs can be opened here; tried in a child process, which it may take down."""
+    """Whether the library and what it needs can be opened here; tried in a child process, which it may take down.
+
+    Args:
+        path: The library.
+        patience: Seconds that this may take.
+    """
     try:
         if machineOf(path) != thisMachine():  # the loader says that there is no such file
             return _closed("it is for another kind of CPU", "take the one for this machine")

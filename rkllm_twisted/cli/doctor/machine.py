@@ -19,7 +19,11 @@ def canOpen(path: str) -> bool:
 
 
 def modeAndGroup(path: str) -> tuple[int, int]:
-    """The mode of a device node and the number of its group."""
+    """The mode of a device node and the number of its group.
+
+    Raises:
+        OSError: It is not there any more.
+    """
     seen = os.stat(path)
     return seen.st_mode, seen.st_gid
 

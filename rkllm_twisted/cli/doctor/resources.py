@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import re
 import stat
 
 from rkllm_twisted.backends import splitDescription
 from rkllm_twisted.backends.llamacpp.models import PACKAGED, findModel
 from rkllm_twisted.cli.doctor.findings import Finding, State
 from rkllm_twisted.cli.doctor.machine import CHIPS, Machine
+from rkllm_twisted.client.addresses import isEndpointString
 from rkllm_twisted.errors import ModelLoadFailed
 from rkllm_twisted.listening import AddressUnusable, InUse, isStale
 
@@ -126,7 +126,7 @@ def socket(address: str) -> Finding:
 
 def _path(address: str) -> str | None:
     """The path that a client's address names, as `client.endpointOf` reads it."""
-    if not re.match(r"\w+:", address):
+    if not isEndpointString(address):
         return address
     return splitDescription(address, unnamed="path")[1].get("path") if address.startswith("unix:") else None
 

@@ -255,7 +255,7 @@ def test_nobody_can_say_what_is_no_library(tmp_path):
 # Any file
 
 
-def test_file_that_is_no_runtime(tmp_path, compileLibrary):
+def test_file_that_is_no_library(tmp_path):
     (tmp_path / "text").write_text("not a library")
     (tmp_path / "empty").touch()
     os.mkfifo(tmp_path / "pipe")
@@ -266,10 +266,14 @@ def test_file_that_is_no_runtime(tmp_path, compileLibrary):
         Path("/dev/zero"): "it is not a file",
         tmp_path / "text": "not an ELF file",
         tmp_path / "empty": "not an ELF file",
-        compileLibrary(["something_else"]): "it exports no rkllm_init, so it is not an RKLLM runtime",
     }
     for path, problem in cases.items():
         assert detect(str(path)) == Finding(str(path), None, None, [], problem)
+
+
+def test_library_that_is_no_runtime(compileLibrary):
+    path, problem = compileLibrary(["something_else"]), "it exports no rkllm_init, so it is not an RKLLM runtime"
+    assert detect(path) == Finding(path, None, None, [], problem, platform.machine())
 
 
 def test_file_that_is_too_large(tmp_path, monkeypatch):
@@ -298,9 +302,27 @@ def test_library_for_another_machine(compileLibrary):
     data[18:20] = struct.pack("<H", 243)
     Path(path).write_bytes(data)
     finding = detect(path)
-    assert finding.family == "1.3"
+    assert (finding.family, finding.machine) == ("1.3", "riscv64")
     assert [each.source for each in finding.evidence] == ["hash", "text", "symbols"]
     assert readSharedObject(bytes(data)).machine == "riscv64"
+
+
+@pytest.mark.parametrize(
+    ("head", "machine"),
+    [
+        (b"\x7fELF\x01\x01".ljust(18, b"\0") + b"\x28\0", "arm"),
+        (b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\xb7\0", "aarch64"),
+        (b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\x3e\0", "x86_64"),
+        (b"\x7fELF\x02\x02".ljust(18, b"\0") + b"\0\x2b", "machine 43"),
+        (b"\x7fELF\x02\x01".ljust(18, b"\0"), None),
+        (b"hello, this is not a library", None),
+    ],
+)
+def test_machine_of_a_file_that_cannot_be_used(head, machine, tmp_path):
+    """It is said all the same: a library for 32-bit ARM is what one takes for an older board by mistake."""
+    (tmp_path / "l.so").write_bytes(head)
+    finding = detect(str(tmp_path / "l.so"))
+    assert (finding.family, finding.machine) == (None, machine)
 
 
 @pytest.mark.parametrize(

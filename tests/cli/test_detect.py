@@ -1,10 +1,11 @@
-"""``rkllm detect``: what it writes of a finding. What is found: backends/rkllm/test_detection.py."""
+"""``rkllm detect``: what it writes of a finding. What is found: tests/backends/rkllm/test_rkllm_detection.py."""
 
 from __future__ import annotations
 
 import io
 import json
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,7 @@ from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.cli.arguments import parse
 from rkllm_twisted.cli.local import carryOut
 from rkllm_twisted.cli.terminal import Terminal
+from tests.cli.processes import ran
 from tests.native.build import buildStandin
 
 PATH = "/opt/librkllmrt.so"
@@ -30,8 +32,9 @@ DECIDED = Finding(
         Evidence("symbols", "rkllm_set_function_tools", ("1.2.1", "1.3", "1.3.1")),
     ],
     None,
+    "aarch64",
 )
-TOO_OLD = Finding(PATH, None, None, [Evidence("symbols", "no rkllm_run_async", ())], "it is too old")
+TOO_OLD = Finding(PATH, None, None, [Evidence("symbols", "no rkllm_run_async", ())], "it is too old", "aarch64")
 
 
 def detected(
@@ -56,6 +59,7 @@ def test_aFamily(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (status, err) == (0, "")
     assert out.splitlines() == [
         "library  /opt/librkllmrt.so",
+        "machine  aarch64",
         "family   1.2.1",
         "version  1.2.3",
         "",
@@ -71,6 +75,7 @@ def test_noFamily(monkeypatch: pytest.MonkeyPatch) -> None:
     assert (status, err) == (1, "rkllm: /opt/librkllmrt.so: it is too old\n")
     assert out.splitlines() == [
         "library  /opt/librkllmrt.so",
+        "machine  aarch64",
         "family   not decided",
         "version  unknown",
         "",
@@ -88,6 +93,7 @@ def test_json(monkeypatch: pytest.MonkeyPatch) -> None:
         "version": None,
         "evidence": [{"source": "symbols", "found": "no rkllm_run_async", "families": []}],
         "problem": "it is too old",
+        "machine": "aarch64",
     }
 
 
@@ -102,17 +108,13 @@ def test_theReaderHasGone(monkeypatch: pytest.MonkeyPatch) -> None:
     assert detected(DECIDED, monkeypatch, stdout=Gone())[0] == 141
 
 
-def command(*arguments: str | bytes) -> subprocess.CompletedProcess[str]:
-    prefix = [sys.executable, "-m", "rkllm_twisted.cli"]
-    return subprocess.run([*prefix, *arguments], capture_output=True, text=True, errors="surrogateescape")
-
-
 def test_aLibrary(tmp_path: Path) -> None:
     library = str(buildStandin("1.3", tmp_path))
-    done = command("detect", library)
+    done = ran("detect", library)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.splitlines()[:3] == [f"library  {library}", "family   1.3", "version  1.3.0"]
-    done = command("detect", "--no-probe", "--json", library)
+    facts = [f"library  {library}", f"machine  {platform.machine()}", "family   1.3", "version  1.3.0"]
+    assert done.stdout.splitlines()[:4] == facts
+    done = ran("detect", "--no-probe", "--json", library)
     finding = json.loads(done.stdout)
     assert (finding["family"], finding["problem"]) == ("1.3", None)
     assert [evidence["source"] for evidence in finding["evidence"]] == ["hash", "text", "symbols"]
@@ -120,14 +122,15 @@ def test_aLibrary(tmp_path: Path) -> None:
 
 def test_aFileThatIsNoLibrary(tmp_path: Path) -> None:
     (tmp_path / "text").write_text("hello")
-    done = command("detect", str(tmp_path / "text"))
+    done = ran("detect", str(tmp_path / "text"))
     assert (done.returncode, done.stderr) == (1, f"rkllm: {tmp_path}/text: not an ELF file\n")
+    assert "machine  unknown" in done.stdout.splitlines()
 
 
 def test_aPathThatIsNotUTF8(tmp_path: Path) -> None:
     path = os.path.join(os.fsencode(tmp_path), b"\xff.so")
-    assert command("detect", path).returncode == 1
-    done = command("detect", "--json", path)
+    assert ran("detect", path).returncode == 1
+    done = ran("detect", "--json", path)
     assert os.fsencode(json.loads(done.stdout)["path"]) == path
 
 
