@@ -15,9 +15,7 @@ from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
 from rkllm_twisted.backends import splitDescription
-
-MAX_PATH = 107
-"""Of ``sun_path``, without its NUL (unix(7))."""
+from rkllm_twisted.ranges import MAX_SOCKET_PATH
 
 
 class AddressUnusable(Exception):
@@ -107,8 +105,8 @@ def isStale(path: str) -> bool:
 
 
 def _checkPlace(path: str) -> None:
-    if len(os.fsencode(path)) > MAX_PATH:
-        raise AddressUnusable(f"{path}: the path of a Unix socket may have {MAX_PATH} bytes, this one is longer")
+    if len(os.fsencode(path)) > MAX_SOCKET_PATH:
+        raise AddressUnusable(f"{path}: the path of a Unix socket may have {MAX_SOCKET_PATH} bytes, this one is longer")
     if not os.access(os.path.dirname(path) or ".", os.W_OK | os.X_OK):
         raise AddressUnusable(f"{path}: its directory does not exist or cannot be written to")
 

@@ -22,6 +22,8 @@ MAX_FLOAT = 3.4028234663852886e38
 """FLT_MAX: above it, the conversion to a float of C gives infinity."""
 MAX_PATH = 4095
 """The bytes of the longest path that Linux opens: PATH_MAX without the NUL at its end."""
+MAX_SOCKET_PATH = 107
+"""The bytes of the longest path of a Unix socket: ``sun_path`` without its NUL (unix(7))."""
 # Said in the schema and checked by `checkNul`: a pattern that msgspec checks costs 1 ms for each MB of text, and in a
 # union with a list it reads freed memory (msgspec 0.22).
 _NO_NUL = Meta(extra_json_schema={"pattern": r"^[^\u0000]*$"})

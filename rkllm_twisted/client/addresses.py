@@ -9,8 +9,7 @@ from typing import Any
 from twisted.internet.endpoints import TCP4ClientEndpoint, UNIXClientEndpoint, clientFromString
 from twisted.internet.interfaces import IStreamClientEndpoint
 
-MAX_PATH = 107
-"""The bytes of the longest path of a Unix socket: ``sun_path`` without its NUL (unix(7))."""
+from rkllm_twisted.ranges import MAX_SOCKET_PATH
 
 
 def endpointOf(reactor: Any, address: str) -> IStreamClientEndpoint:
@@ -47,8 +46,8 @@ def _endpointFromString(reactor: Any, address: str) -> IStreamClientEndpoint:
 def _checkSocket(endpoint: IStreamClientEndpoint) -> None:
     """Refuse what the socket would: in the reactor nobody hears of it, and whoever connects waits forever."""
     length = len(os.fsencode(endpoint._path)) if isinstance(endpoint, UNIXClientEndpoint) else 0
-    if length > MAX_PATH:
-        raise ValueError(f"the path of a socket has at most {MAX_PATH} bytes, this one has {length}")
+    if length > MAX_SOCKET_PATH:
+        raise ValueError(f"the path of a socket has at most {MAX_SOCKET_PATH} bytes, this one has {length}")
     port = endpoint._port if isinstance(endpoint, TCP4ClientEndpoint) else 0
     if not 0 <= port <= 65535:
         raise ValueError(f"the port of a socket is a number from 0 to 65535, this one is {port}")

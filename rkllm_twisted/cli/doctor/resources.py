@@ -12,9 +12,8 @@ from rkllm_twisted.cli.doctor.machine import CHIPS, Machine
 from rkllm_twisted.client.addresses import isEndpointString
 from rkllm_twisted.errors import ModelLoadFailed
 from rkllm_twisted.listening import AddressUnusable, InUse, isStale
+from rkllm_twisted.server import MAX_CLIENTS
 
-MAX_CLIENTS = 100
-"""Of the daemon, unless it is told otherwise."""
 OTHER_FILES = 64
 """A guess, on the high side, at what a daemon has open beside its connections."""
 
