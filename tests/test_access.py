@@ -24,7 +24,7 @@ from rkllm_twisted.methods.answers import ANSWERS
 from rkllm_twisted.server import LINGER
 from rkllm_twisted.testing.peers import Server
 from rkllm_twisted.wire.connection import Peer as Credentials
-from tests.test_server import Served
+from tests.served import Served
 
 ALICE = Credentials(pid=1, uid=1000, gid=100)
 NO_GROUPS = frozenset()

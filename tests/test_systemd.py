@@ -18,8 +18,8 @@ from rkllm_twisted.service import RKLLMService
 from rkllm_twisted.systemd import ACCEPTED, PAUSE, InheritedPort, NoSuchSocket, Notifier, inheritedSocket
 from rkllm_twisted.testing.peers import Server
 from tests.end_to_end.daemon import BIN, Client
-from tests.test_server import Client as TwistedClient
-from tests.test_server import untilGone
+from tests.served import Client as TwistedClient
+from tests.served import untilGone
 
 # sd_notify
 
