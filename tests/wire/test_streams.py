@@ -1,7 +1,5 @@
 """Results into lines, where a transcript cannot show it."""
 
-import base64
-import struct
 from array import array
 
 import msgspec
@@ -11,15 +9,13 @@ from rkllm_twisted.errors import BackendLost, ReaderTooSlow, ResultTooLarge
 from rkllm_twisted.values import (
     CallState,
     Delivery,
-    EncodedResult,
     RKLLMPerfStat,
     RKLLMResult,
-    RKLLMResultLastHiddenLayer,
     RKLLMResultLogits,
 )
-from rkllm_twisted.wire import streams
 from rkllm_twisted.wire.connection import Connection
-from rkllm_twisted.wire.streams import LineStream, Spelling, openStream
+from rkllm_twisted.wire.spelling import Spelling
+from rkllm_twisted.wire.streams import LineStream, openStream
 
 NORMAL = CallState.RKLLM_RUN_NORMAL
 
@@ -28,46 +24,6 @@ def stream():
     written = []
     [call] = Connection(written.append, lambda: None).receive(b'{"jsonrpc":"2.0","id":1,"method":"m"}')
     return LineStream(call, Spelling(Delivery(maxReply=1000))), written
-
-
-def test_ready_made_line_has_all_that_the_long_way_has():
-    """W-STREAM: the fields and their order."""
-    short = msgspec.json.decode(Spelling(Delivery(maxReply=1000)).result(RKLLMResult(text='"\n🦊', token_id=7), NORMAL))
-    long = msgspec.json.decode(
-        Spelling(Delivery(maxReply=1000)).result(
-            RKLLMResult(text='"\n🦊', token_id=7, logits=RKLLMResultLogits()), NORMAL
-        )
-    )
-    assert short == long
-    assert list(short) == ["text", "token_id", "last_hidden_layer", "logits", "perf", "_callback_state"]
-    assert short["text"] == '"\n🦊'
-
-
-def test_waiting_has_no_text():
-    """W-STREAM."""
-    spelled = msgspec.json.decode(
-        Spelling(Delivery(maxReply=1000)).result(RKLLMResult(token_id=7), CallState.RKLLM_RUN_WAITING)
-    )
-    assert (spelled["text"], spelled["_callback_state"]) == (None, 1)
-
-
-def test_tensors_are_flat_rows():
-    """W-TENSOR."""
-    rows = array("f", [0.5, 1.5, -2.0, 0.25]).tobytes()
-    result = RKLLMResult(
-        logits=RKLLMResultLogits(logits=rows, vocab_size=2, num_tokens=2),
-        last_hidden_layer=RKLLMResultLastHiddenLayer(hidden_states=rows, embd_size=4, num_tokens=1),
-    )
-    spelled = msgspec.json.decode(Spelling(Delivery(maxReply=1000)).result(result, NORMAL))
-    assert spelled["logits"] == {"logits": [0.5, 1.5, -2.0, 0.25], "vocab_size": 2, "num_tokens": 2}
-    assert spelled["last_hidden_layer"] == {"hidden_states": [0.5, 1.5, -2.0, 0.25], "embd_size": 4, "num_tokens": 1}
-
-
-def test_encoded_result_is_not_touched():
-    assert (
-        Spelling(Delivery(maxReply=1000)).result(EncodedResult(b'{ "as" : "it came" }'), NORMAL)
-        == b'{ "as" : "it came" }'
-    )
 
 
 def test_failure_before_any_data_is_an_error():
@@ -146,15 +102,6 @@ def test_client_that_does_not_read_is_looked_at_between_results():
     assert 300_000 < sum(map(len, spoken.written)) < 400_000
 
 
-@pytest.mark.parametrize("count", [1, 4, 5, 9])
-def test_numbers_are_spelled_in_parts_that_are_one_array(monkeypatch, count):
-    monkeypatch.setattr(streams, "PART", 16)  # four numbers
-    spoken = Spoken()
-    spoken.stream.results([(rowsOf(*range(count), width=1), NORMAL)])
-    [message] = spoken.messages()
-    assert message["result"]["logits"]["logits"] == list(range(count))
-
-
 def test_whole_joins_all():
     """W-OPTIONS: one response, the acknowledgement left out."""
     spoken = Spoken(stream="whole")
@@ -214,22 +161,6 @@ def test_failure_of_a_whole_after_data():
     spoken.stream.fail(BackendLost("it died"))
     result = spoken.messages()[0]["result"]
     assert (result["text"], result["_callback_state"], result["error"]["code"]) == ("one", 3, -32006)
-
-
-def test_tensors_as_base64():
-    """W-OPTIONS: little-endian float32, row-major."""
-    spoken = Spoken(tensors="base64")
-    spoken.stream.results([(rowsOf(0.5, 1.5, -2.0, 0.25), NORMAL)])
-    tensor = spoken.messages()[0]["result"]["logits"]["logits"]
-    assert (tensor["dtype"], tensor["shape"]) == ("<f4", [2, 2])
-    assert struct.unpack("<4f", base64.b64decode(tensor["data"])) == (0.5, 1.5, -2.0, 0.25)
-
-
-def test_last_row_only():
-    """W-OPTIONS."""
-    spoken = Spoken(rows="last")
-    spoken.stream.results([(rowsOf(0.5, 1.5, -2.0, 0.25), NORMAL)])
-    assert spoken.messages()[0]["result"]["logits"] == {"logits": [-2.0, 0.25], "vocab_size": 2, "num_tokens": 1}
 
 
 def test_rows_of_a_whole():

@@ -22,7 +22,7 @@ from rkllm_twisted.backends.isolated.frames import FrameReader, Kind, frame
 from rkllm_twisted.errors import InternalError, InvalidParams, ModelNotInitialized, RKLLMError
 from rkllm_twisted.interfaces import IRuntime, IRuntimeModel
 from rkllm_twisted.values import CallState, Delivery, EncodedResult, RKLLMPerfStat, RKLLMResult
-from rkllm_twisted.wire.streams import Spelling
+from rkllm_twisted.wire.spelling import Spelling
 
 REQUESTS, RESULTS = 3, 4
 PR_SET_PDEATHSIG = 1  # sys/prctl.h
