@@ -44,12 +44,13 @@ def unusable() -> str | None:
     return None if problem is None else f"{path}: {problem}"
 
 
-def _foreign(path: str) -> str | None:
-    """Why a library cannot be opened by this Python; the loader would say that there is no such file."""
-    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
+def locate(options: dict[str, str]) -> dict[str, str]:
+    """The options of `makeBackend` with the absolute path of the library that it takes.
 
-    machine = machineOf(path)
-    return None if machine == thisMachine() else f"it is for {machine}, and this Python is for {thisMachine()}"
+    Raises:
+        NoLibrary: There is none.
+    """
+    return {**options, "library": findLibrary(options.get("library"), os.environ)}
 
 
 def makeBackend(options: dict[str, str]) -> IRuntime:
@@ -76,3 +77,11 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
     if (problem := _foreign(path)) is not None:
         raise ValueError(f"{path}: {problem}")
     return RkllmRuntime(family, lambda: openOnce(path, family, abi))
+
+
+def _foreign(path: str) -> str | None:
+    """Why a library cannot be opened by this Python; the loader would say that there is no such file."""
+    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
+
+    machine = machineOf(path)
+    return None if machine == thisMachine() else f"it is for {machine}, and this Python is for {thisMachine()}"
