@@ -14,8 +14,17 @@ from twisted.python.components import registerAdapter
 from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
-from rkllm_twisted.errors import NotSupported
-from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult, refuseParam
+from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, NotSupported
+from rkllm_twisted.interfaces import (
+    IBackendMaker,
+    IModel,
+    IModelBackend,
+    IRuntime,
+    IRuntimeModel,
+    OnResult,
+    refuseParam,
+    refuseUnsupported,
+)
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -189,6 +198,21 @@ def checkParam(runtime: IRuntime, param: RKLLMParam) -> None:
     """
     runtime.checkParam(param)  # first: it may know the reason
     refuseParam(param, runtime.capabilities)
+
+
+def checkRun(model: IModel, isDestroyed: bool, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
+    """Refuse a run that a model cannot start now. In the reactor's thread.
+
+    Raises:
+        ModelNotInitialized: The model is destroyed.
+        ModelBusy: A generation is running.
+        NotSupported: The model lacks what the run needs.
+    """
+    if isDestroyed:
+        raise ModelNotInitialized("this model is destroyed")
+    if model.isRunning():
+        raise ModelBusy
+    refuseUnsupported(inputs, inferParam, model.capabilities)
 
 
 class OptionalFunctions:
