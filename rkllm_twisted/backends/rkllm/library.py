@@ -45,9 +45,8 @@ class Library:
         self.ffi: Any = family.ffi
         self.c: Any = _opened(self.ffi, path)
         self.models = 0
-        self._runs: dict[
-            Any, Receive
-        ] = {}  # by their userdata: two pointers of cffi are equal if they point to the same
+        # By their userdata: two pointers of cffi are equal if they point to the same.
+        self._runs: dict[Any, Receive] = {}
         self._numbers = itertools.count(1)  # from 1.3 on a userdata of NULL is replaced by that of the callback struct
         self._onResult = self.ffi.callback("LLMResultCallback", self._received, error=0)
         self.callback = self._callbackArgument()
