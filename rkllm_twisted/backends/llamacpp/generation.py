@@ -143,8 +143,7 @@ class Generation:
 
     def _next(self, going: list[Strand]) -> dict[Strand, int]:
         for strand in going:
-            if strand.sequence.isFull:
-                strand.sequence.makeRoom(self._kept(strand.sequence))
+            strand.sequence.makeRoomFor(0, self._kept)
         chosen = {}
         for strand in going:
             if strand.sequence.pending > 1:  # places have moved, and this kind of cache had to let go of them
