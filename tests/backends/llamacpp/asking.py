@@ -20,7 +20,11 @@ from rkllm_twisted.values import (
     RKLLMResult,
     RKLLMTokenInput,
 )
-from tests.backends.llamacpp.running import GREEDY, WHOLE, Run
+from tests.backends.llamacpp.running import GREEDY, WHOLE, Run, greedy
+from tests.tiny_model import WIDTH
+
+IDS = [5 + place * 7 % 250 for place in range(400)]
+"""Tokens of tiny models, none of them special; no two of 250 in a row are the same."""
 
 
 def tokenInput(ids: Iterable[int], count: int | None = None) -> RKLLMInput:
@@ -28,6 +32,11 @@ def tokenInput(ids: Iterable[int], count: int | None = None) -> RKLLMInput:
     ids = [int(token) for token in ids]
     given = RKLLMTokenInput(input_ids=ids, n_tokens=len(ids) if count is None else count)
     return RKLLMInput(input_type=InputType.RKLLM_INPUT_TOKEN, token_input=given)
+
+
+def textInput(prompt: str, **fields: Any) -> RKLLMInput:
+    """A prompt that the model is to think about, unless the fields say otherwise."""
+    return RKLLMInput(prompt_input=prompt, **{"enable_thinking": True, **fields})
 
 
 def embedInput(rows: Any, count: int | None = None) -> RKLLMInput:
@@ -47,9 +56,19 @@ def numbers(rows: Any) -> list[float]:
     return [float(number) for number in np.asarray(rows, np.float64).reshape(-1)]
 
 
+def someRows(count: int, seed: int = 0) -> np.ndarray:
+    """Rows of embeddings of tiny models that are those of no token."""
+    return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
+
+
 def someTokens(count: int, seed: int = 0) -> list[int]:
     """Tokens of tiny models, none of them special."""
     return [int(token) for token in np.random.default_rng(seed).integers(5, 261, count)]
+
+
+def keeping(count: int = 4, **fields: Any) -> RKLLMInferParam:
+    """A greedy run of so many tokens that keeps its history."""
+    return greedy(max_new_tokens=count, keep_history=1, **fields)
 
 
 def logitsOf(**fields: Any) -> RKLLMInferParam:
@@ -75,7 +94,7 @@ def hiddenRows(result: RKLLMResult) -> np.ndarray:
 
 
 def said(run: Run) -> list[int]:
-    """The tokens of a run, without what stands for an unfinished character."""
+    """The tokens of a run, without what ends a text that was cut inside a character."""
     return [token for token in run.tokens if token >= 0]
 
 

