@@ -10,7 +10,7 @@ from zope.interface import implementer
 
 from rkllm_twisted.backends import checkParam, located
 from rkllm_twisted.backends.isolated.keeping import KeptChild
-from rkllm_twisted.backends.isolated.limits import Limits
+from rkllm_twisted.backends.isolated.limits import NOT_KNOWN, Limits
 from rkllm_twisted.backends.isolated.model import IsolatedModel
 from rkllm_twisted.backends.isolated.process import ChildProcess
 from rkllm_twisted.errors import NotSupported
@@ -58,5 +58,5 @@ class IsolatedBackend:
         kept = KeptChild(
             self._reactor, lambda ended: ChildProcess(self._reactor, self._description, ended), self._limits
         )
-        length = param.max_context_len or 2**31
+        length = param.max_context_len or NOT_KNOWN
         return kept.start(param).addCallback(lambda _: IsolatedModel(self._reactor, self.capabilities, kept, length))
