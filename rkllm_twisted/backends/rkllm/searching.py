@@ -25,8 +25,8 @@ def findLibrary(option: str | None, environ: Mapping[str, str], directories: Ite
         directories: Where to look first without either.
 
     Returns:
-        The absolute path of a file: the library is opened when the first model is loaded, and a daemon that puts itself
-        into the background has gone to work in another directory by then.
+        The absolute path of a file: the library is opened when the first model is loaded, and the daemon may have gone
+        to work in another directory by then (``twistd --rundir``).
 
     Raises:
         NoLibrary: There is none.
