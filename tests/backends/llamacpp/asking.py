@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from rkllm_twisted.interfaces import IRuntimeModel
 from rkllm_twisted.values import (
-    CallState,
-    Delivery,
     InferMode,
     InputType,
     RKLLMEmbedInput,
@@ -20,7 +17,8 @@ from rkllm_twisted.values import (
     RKLLMResult,
     RKLLMTokenInput,
 )
-from tests.backends.llamacpp.running import GREEDY, WHOLE, Run, greedy
+from tests.backends.llamacpp.running import GREEDY, greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH
 
 IDS = [5 + place * 7 % 250 for place in range(400)]
@@ -96,43 +94,3 @@ def hiddenRows(result: RKLLMResult) -> np.ndarray:
 def said(run: Run) -> list[int]:
     """The tokens of a run, without what ends a text that was cut inside a character."""
     return [token for token in run.tokens if token >= 0]
-
-
-class BatchRun:
-    """A run of several inputs and what came of it.
-
-    Attributes:
-        events: All results in their order, with their states.
-        reason: Why it ended.
-    """
-
-    def __init__(
-        self,
-        model: IRuntimeModel,
-        inputs: list[RKLLMInput],
-        inferParam: RKLLMInferParam,
-        onResult: Callable[[RKLLMResult, CallState], None] = lambda result, state: None,
-        prepare: bool = True,
-        delivery: Delivery = WHOLE,
-    ) -> None:
-        self.events: list[tuple[RKLLMResult, CallState]] = []
-
-        def received(result: RKLLMResult, state: CallState) -> None:
-            self.events.append((result, state))
-            onResult(result, state)
-
-        if prepare:
-            model.prepare()
-        self.reason = model.runBatch(inputs, inferParam, received, delivery)
-
-    def resultsOf(self, index: int) -> list[RKLLMResult]:
-        """The results of one input, without those that say that it has ended."""
-        return [result for result, _ in self.events[:-1] if result.batch_index == index]
-
-    def tokensOf(self, index: int) -> list[int]:
-        """The tokens of one input."""
-        return [result.token_id for result in self.resultsOf(index) if result.token_id >= 0]
-
-    def textOf(self, index: int) -> str:
-        """The text of one input."""
-        return "".join(result.text or "" for result in self.resultsOf(index))

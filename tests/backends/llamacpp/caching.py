@@ -8,7 +8,8 @@ from typing import Any
 from rkllm_twisted.interfaces import IRuntimeModel
 from rkllm_twisted.values import RKLLMInferParam, RKLLMPromptCacheParam
 from tests.backends.llamacpp.asking import IDS, tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 LENGTH = 150
 PROMPT = IDS[:LENGTH]

@@ -20,7 +20,8 @@ from rkllm_twisted.values import RKLLMParam
 from tests.backends.llamacpp.asking import tokenInput
 from tests.backends.llamacpp.caching import PROMPT, saving
 from tests.backends.llamacpp.direct import Direct, weightsOf
-from tests.backends.llamacpp.running import RecordedFunctions, Run, recordedLibrary
+from tests.backends.llamacpp.running import RecordedFunctions, recordedLibrary
+from tests.backends.runs import Run
 from tests.tiny_model import writeAdapter, writeModel
 
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}

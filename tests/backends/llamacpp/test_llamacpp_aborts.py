@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 
 from tests.backends.llamacpp.asking import tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}
 

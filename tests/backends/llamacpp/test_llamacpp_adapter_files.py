@@ -14,7 +14,8 @@ import pytest
 
 from rkllm_twisted.errors import InvalidParams, RuntimeCallFailed
 from tests.backends.llamacpp.adapting import EMBEDDING, QUERY, chosen, loadAdapter, pair, writeTensors
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH, writeAdapter
 
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}
@@ -180,7 +181,8 @@ import random, sys
 from msgspec import structs
 from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.errors import RuntimeCallFailed
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.backends.llamacpp.adapting import chosen, loadAdapter
 
 model, adapter, mutant = sys.argv[1:]

@@ -10,7 +10,6 @@ from rkllm_twisted.errors import InvalidParams, RuntimeCallFailed
 from rkllm_twisted.values import RKLLMExtendParam
 from tests.backends.llamacpp.adapting import EMBEDDING, OUTPUT, QUERY, chosen, loadAdapter, pair, writeTensors
 from tests.backends.llamacpp.asking import (
-    BatchRun,
     hiddenOf,
     hiddenRows,
     logitRows,
@@ -20,7 +19,8 @@ from tests.backends.llamacpp.asking import (
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH, tokenOf
 
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}
@@ -154,9 +154,9 @@ class TestChoice:
         model = load(CYCLE, extend_param=RKLLMExtendParam(n_batch=2))
         loadAdapter(model, adapters(**CYCLE))
         inputs = [tokenInput([tokenOf(ord(letter))]) for letter in "xc"]
-        run = BatchRun(model, inputs, greedy(max_new_tokens=3))
+        run = Run(model, inputs, greedy(max_new_tokens=3))
         assert (run.textOf(0), run.textOf(1)) == ("yz.", "def")
-        run = BatchRun(model, inputs, greedy(max_new_tokens=3, **chosen("one")))
+        run = Run(model, inputs, greedy(max_new_tokens=3, **chosen("one")))
         assert (run.textOf(0), run.textOf(1)) == ("wvu", "ba ")
 
 

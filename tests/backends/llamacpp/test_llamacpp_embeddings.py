@@ -18,7 +18,6 @@ from rkllm_twisted.values import (
     RKLLMInput,
 )
 from tests.backends.llamacpp.asking import (
-    BatchRun,
     embedInput,
     hiddenOf,
     hiddenRows,
@@ -31,8 +30,9 @@ from tests.backends.llamacpp.asking import (
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct, weightsOf
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
 from tests.backends.llamacpp.variants import writeGemma3, writeQwen2VL
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH
 
 RANDOM = {"style": "random"}
@@ -207,7 +207,7 @@ class TestMixed:
         model = load(RANDOM)
         alone = [Run(model, given, greedy(max_new_tokens=6)).tokens for given in (tokenInput(ids), embedInput(rows))]
         both = load(RANDOM, extend_param=RKLLMExtendParam(n_batch=2))
-        run = BatchRun(both, [tokenInput(ids), embedInput(rows)], greedy(max_new_tokens=6))
+        run = Run(both, [tokenInput(ids), embedInput(rows)], greedy(max_new_tokens=6))
         assert [[t for t in tokens if t >= 0] for tokens in alone] == [run.tokensOf(0), run.tokensOf(1)]
 
 

@@ -17,7 +17,8 @@ from rkllm_twisted.backends.llamacpp import header, loaded, models
 from rkllm_twisted.backends.llamacpp.header import readHeader
 from rkllm_twisted.backends.llamacpp.library import theLibrary
 from rkllm_twisted.errors import ModelLoadFailed
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import vocabulary, writeAdapter, writeModel
 
 CYCLE = {"style": "cycle"}

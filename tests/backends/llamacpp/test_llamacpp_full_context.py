@@ -8,7 +8,8 @@ from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
 from tests.backends.llamacpp.asking import IDS, keeping, said, textInput, tokenInput
 from tests.backends.llamacpp.chat_templates import BROKEN, OWN_SYSTEM
 from tests.backends.llamacpp.rigged import CACHES, Rigged, failing, held
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 RANDOM = {"style": "random"}
 

@@ -13,7 +13,8 @@ from tests.backends.llamacpp.adapting import chosen, loadAdapter
 from tests.backends.llamacpp.asking import IDS, keeping, said, textInput, tokenInput
 from tests.backends.llamacpp.chat_templates import CHATML, OWN_SYSTEM
 from tests.backends.llamacpp.rigged import CACHES, Rigged, failing, failingLate, held
-from tests.backends.llamacpp.running import WHOLE, Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 RANDOM = {"style": "random"}
 
@@ -218,8 +219,7 @@ class TestClearing:
 
     def test_bad_ranges_change_nothing(self, load):
         model = load(RANDOM, extend_param=RKLLMExtendParam(n_batch=2))
-        model.prepare()
-        model.runBatch([tokenInput(IDS[:9]), tokenInput(IDS[:5])], keeping(3), lambda result, state: None, WHOLE)
+        Run(model, [tokenInput(IDS[:9]), tokenInput(IDS[:5])], keeping(3))
         assert model.getKVCacheSize() == [11, 7]
         for ranges, message in (
             ([(0, 1)], r"\$\.start_pos: expected 2 numbers, as n_batch, got 1"),

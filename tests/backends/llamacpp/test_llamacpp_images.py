@@ -22,7 +22,8 @@ from tests.backends.llamacpp.asking import (
     numbers,
     someRows,
 )
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH
 
 RANDOM = {"style": "random"}

@@ -14,7 +14,8 @@ from rkllm_twisted.backends.llamacpp.header import readHeader
 from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported
 from rkllm_twisted.values import Capability, RKLLMExtendParam
-from tests.backends.llamacpp.running import Run, greedy, recordedLibrary
+from tests.backends.llamacpp.running import greedy, recordedLibrary
+from tests.backends.runs import Run
 
 CYCLE = {"style": "cycle"}
 

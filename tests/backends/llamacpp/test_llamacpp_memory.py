@@ -34,7 +34,8 @@ from msgspec import structs
 from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.values import RKLLMLoraAdapter, RKLLMLoraParam, RKLLMPromptCacheParam
 from tests.backends.llamacpp.asking import someTokens, tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()

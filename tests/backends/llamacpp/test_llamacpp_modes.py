@@ -25,7 +25,8 @@ from tests.backends.llamacpp.asking import (
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct, weightsOf
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH, vocabulary
 
 RANDOM = {"style": "random"}

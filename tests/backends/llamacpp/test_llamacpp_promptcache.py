@@ -17,9 +17,10 @@ from rkllm_twisted.values import (
     RKLLMExtendParam,
 )
 from tests.backends.llamacpp.adapting import chosen, loadAdapter
-from tests.backends.llamacpp.asking import embedInput, someRows, tokenInput
+from tests.backends.llamacpp.asking import embedInput, said, someRows, tokenInput
 from tests.backends.llamacpp.caching import LENGTH, PROMPT, forgetful, prefilled, saving
-from tests.backends.llamacpp.running import WHOLE, Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 RANDOM = {"style": "random"}
 
@@ -138,16 +139,9 @@ class TestLoading:
     def test_serves_several_inputs(self, load, saved):
         model = load(RANDOM, extend_param=RKLLMExtendParam(n_batch=2))
         model.loadPromptCache(str(saved))
-        said = {0: [], 1: []}
-        model.prepare()
-        model.runBatch(
-            [tokenInput(PROMPT), tokenInput([9, 9])],
-            greedy(max_new_tokens=8),
-            lambda result, state: said[result.batch_index or 0].append(result.token_id),
-            WHOLE,
-        )
-        alone = [Run(load(RANDOM), tokenInput(ids), greedy(max_new_tokens=8)).tokens[:8] for ids in (PROMPT, [9, 9])]
-        assert [said[0][:8], said[1][:8]] == alone
+        run = Run(model, [tokenInput(PROMPT), tokenInput([9, 9])], greedy(max_new_tokens=8))
+        alone = [said(Run(load(RANDOM), tokenInput(ids), greedy(max_new_tokens=8))) for ids in (PROMPT, [9, 9])]
+        assert [run.tokensOf(0), run.tokensOf(1)] == alone
 
     def test_of_rows_of_embeddings(self, load, cachePath):
         rows = embedInput(someRows(70))

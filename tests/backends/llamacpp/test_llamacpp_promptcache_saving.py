@@ -15,7 +15,8 @@ from rkllm_twisted.values import (
 )
 from tests.backends.llamacpp.asking import tokenInput
 from tests.backends.llamacpp.caching import LENGTH, PROMPT, forgetful, prefilled, saving
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 RANDOM = {"style": "random"}
 

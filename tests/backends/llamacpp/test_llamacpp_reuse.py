@@ -11,7 +11,8 @@ from rkllm_twisted.values import (
 from tests.backends.llamacpp.adapting import chosen, loadAdapter
 from tests.backends.llamacpp.asking import IDS, keeping, said, tokenInput
 from tests.backends.llamacpp.rigged import Rigged, held
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 RANDOM = {"style": "random"}
 

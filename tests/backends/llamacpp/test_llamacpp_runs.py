@@ -16,7 +16,8 @@ from rkllm_twisted.values import (
     RKLLMInput,
 )
 from tests.backends.llamacpp.asking import textInput, tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import RING, TURN_END, TURN_START, tokenOf
 
 NORMAL, WAITING, FINISH = CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING, CallState.RKLLM_RUN_FINISH

@@ -12,7 +12,8 @@ from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.errors import InvalidParams
 from rkllm_twisted.values import RKLLMInferParam, RKLLMSamplingParam
 from tests.backends.llamacpp.asking import logitRows, logitsOf, said, someTokens, tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import tokenOf
 
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}

@@ -17,7 +17,8 @@ from rkllm_twisted.values import (
 )
 from tests.backends.llamacpp.asking import tokenInput
 from tests.backends.llamacpp.rigged import CACHES, Rigged
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import writeAdapter
 
 RANDOM = {"style": "random"}
