@@ -34,6 +34,7 @@ class Library:
         family: The same.
         ffi: The cffi types of the family.
         c: The functions, under their own names.
+        callback: What ``rkllm_init`` takes to call back.
         models: How many are loaded.
 
     Raises:
