@@ -228,7 +228,7 @@ class ChildLife(Subject):
         if self._child.gone.called:
             return ""
         if self._child.isKilled:
-            return "killed for good" if self._kept._givenUp or not self._isLoaded else "killed"
+            return "killed for good" if self._kept.isGivenUp or not self._isLoaded else "killed"
         if not self._isLoaded:
             return "loading"
         if not self._kept.isReady:
@@ -240,7 +240,7 @@ class ChildLife(Subject):
             "it has died": self._child.end,
             "the model is destroyed": self._kept.stop,
         }
-        if self._isLoaded and not self._isRetired and not self._kept._givenUp:
+        if self._isLoaded and not self._isRetired and not self._kept.isGivenUp:
             events["it has died, no process can be started"] = self._endForGood
         if self._child.isKilled:
             return events

@@ -14,8 +14,8 @@ from twisted.python.components import registerAdapter
 from twisted.python.reflect import namedAny
 from zope.interface import implementer
 
-from rkllm_twisted.errors import NotSupported
-from rkllm_twisted.interfaces import IBackendMaker, IModelBackend, IRuntime, IRuntimeModel, OnResult
+from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, NotSupported
+from rkllm_twisted.interfaces import IBackendMaker, IModel, IModelBackend, IRuntime, IRuntimeModel, OnResult
 from rkllm_twisted.values import (
     Capability,
     Delivery,
@@ -25,17 +25,8 @@ from rkllm_twisted.values import (
     RKLLMLoraAdapter,
     RKLLMParam,
     refuseParam,
+    refuseUnsupported,
 )
-
-
-def _inThreads(runtime: IRuntime) -> IModelBackend:
-    from rkllm_twisted.backends.threaded import ThreadedBackend
-
-    backend: IModelBackend = ThreadedBackend(runtime)
-    return backend
-
-
-registerAdapter(_inThreads, IRuntime, IModelBackend)
 
 
 class NoSuchBackend(ValueError):
@@ -67,6 +58,12 @@ def splitDescription(description: str, unnamed: str = "") -> tuple[str, dict[str
             raise ValueError(f"{description!r}: {key!r} is given twice")
         pairs[key] = value
     return name, pairs
+
+
+def joinDescription(name: str, pairs: dict[str, str]) -> str:
+    """The string that `splitDescription` splits into a name and pairs."""
+    parts = (f"{key}={value}".replace("\\", r"\\").replace(":", r"\:") for key, value in pairs.items())
+    return ":".join((name, *parts))
 
 
 def backendMakers() -> list[IBackendMaker]:
@@ -102,6 +99,20 @@ def makeBackend(description: str | None) -> IRuntime | IModelBackend:
     return maker.makeBackend(options)
 
 
+def located(description: str) -> str:
+    """A ``--backend`` string that means the same backend to a process in another directory: its paths are absolute.
+
+    Args:
+        description: ``name:key=value:…``; that of a backend that is not installed is left as it is.
+
+    Raises:
+        ValueError: The string is wrong, or what an option names is not there.
+    """
+    name, options = splitDescription(description)
+    maker = next((each for each in backendMakers() if each.name == name), None)
+    return joinDescription(name, maker.located(options)) if isinstance(maker, BackendMaker) else description
+
+
 def _firstUsable(makers: list[IBackendMaker]) -> IBackendMaker:
     reasons = []
     for maker in makers:
@@ -134,6 +145,8 @@ class BackendMaker:
         preference: See `IBackendMaker`.
         cures: Options that may make up for what ``unusable`` finds, such as the path of a library: with one of them the
             backend says itself what is wrong, when it is made.
+        locate: The full name of a function of the options that returns them with every path absolute; by default none
+            of them is a path.
     """
 
     def __init__(
@@ -144,13 +157,15 @@ class BackendMaker:
         unusable: str | None = None,
         preference: int | None = None,
         cures: Iterable[str] = (),
+        locate: str | None = None,
     ) -> None:
         self.name = name
-        self.cures = frozenset(cures)
         self.description = description
         self.preference = preference
+        self.cures = frozenset(cures)
         self._make = make
         self._unusable = unusable
+        self._locate = locate
 
     def unusable(self) -> str | None:
         """Ask the named function."""
@@ -162,6 +177,11 @@ class BackendMaker:
         backend: IRuntime | IModelBackend = namedAny(self._make)(options)
         return backend
 
+    def located(self, options: dict[str, str]) -> dict[str, str]:
+        """Ask the named function for the same options with every path absolute."""
+        located: dict[str, str] = namedAny(self._locate)(options) if self._locate else options
+        return located
+
 
 def checkParam(runtime: IRuntime, param: RKLLMParam) -> None:
     """Refuse parameters that a runtime refuses, or that need what it is not capable of. May block.
@@ -171,6 +191,21 @@ def checkParam(runtime: IRuntime, param: RKLLMParam) -> None:
     """
     runtime.checkParam(param)  # first: it may know the reason
     refuseParam(param, runtime.capabilities)
+
+
+def checkRun(model: IModel, isDestroyed: bool, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
+    """Refuse a run that a model cannot start now. In the reactor's thread.
+
+    Raises:
+        ModelNotInitialized: The model is destroyed.
+        ModelBusy: A generation is running.
+        NotSupported: The model lacks what the run needs.
+    """
+    if isDestroyed:
+        raise ModelNotInitialized("this model is destroyed")
+    if model.isRunning():
+        raise ModelBusy
+    refuseUnsupported(inputs, inferParam, model.capabilities)
 
 
 class OptionalFunctions:
@@ -219,3 +254,13 @@ class RuntimeModel(OptionalFunctions):
 
     def prepare(self) -> None:
         """Nothing to forget."""
+
+
+def _inThreads(runtime: IRuntime) -> IModelBackend:
+    from rkllm_twisted.backends.threaded import ThreadedBackend
+
+    backend: IModelBackend = ThreadedBackend(runtime)
+    return backend
+
+
+registerAdapter(_inThreads, IRuntime, IModelBackend)

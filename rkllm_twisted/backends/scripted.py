@@ -17,8 +17,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from rkllm_twisted.backends import OptionalFunctions
-from rkllm_twisted.errors import InvalidParams, ModelBusy, ModelLoadFailed, ModelNotInitialized
+from rkllm_twisted.backends import OptionalFunctions, checkRun
+from rkllm_twisted.errors import InvalidParams, ModelLoadFailed
 from rkllm_twisted.interfaces import IGeneration, IModel, IModelBackend, IResultReceiver
 from rkllm_twisted.values import (
     CallState,
@@ -30,7 +30,6 @@ from rkllm_twisted.values import (
     RKLLMPerfStat,
     RKLLMResult,
     refuseParam,
-    refuseUnsupported,
 )
 
 Script = Callable[[RKLLMInput], Iterable[str]]
@@ -96,17 +95,25 @@ class ScriptedBackend:
 
 @implementer(IModel)
 class ScriptedModel(OptionalFunctions):
-    """See `ScriptedBackend`."""
+    """See `ScriptedBackend`.
+
+    Args:
+        clock: As there.
+        script: As there.
+        interval: As there.
+        limit: The most tokens of an answer; -1 is no limit.
+        batch: How many inputs `runBatch` takes.
+    """
 
     capabilities = ScriptedBackend.capabilities
     epoch = 0
 
-    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int, inputs: int = 1) -> None:
+    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int, batch: int) -> None:
         self._clock = clock
         self._script = script
         self._interval = interval
         self._limit = limit
-        self._inputs = inputs
+        self._batch = batch
         self._history: list[str] = []
         self._isDestroyed = False
         self._generation: ScriptedGeneration | None = None
@@ -115,31 +122,26 @@ class ScriptedModel(OptionalFunctions):
         self, input: RKLLMInput, inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`."""
-        self._refuse([input], inferParam)
+        checkRun(self, self._isDestroyed, [input], inferParam)
         earlier = self._history if inferParam.keep_history else []
         said = [*earlier, *echo(input)]
         self._history = said if inferParam.keep_history else []
         tokens = ((text, None) for text in chain(earlier, self._script(input)))
-        limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
-        return self._start(tokens, limit, len(said), receiver)
+        return self._start(tokens, inferParam, len(said), receiver)
 
     def runBatch(
         self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`. The token limit is of all together, history is not kept."""
-        self._refuse(inputs, inferParam)
+        checkRun(self, self._isDestroyed, inputs, inferParam)
         rounds = zip_longest(*map(self._script, inputs))
         tokens = ((text, index) for each in rounds for index, text in enumerate(each) if text is not None)
-        return self._start(tokens, inferParam.max_new_tokens or self._limit, len(inputs), receiver)
+        return self._start(tokens, inferParam, len(inputs), receiver)
 
-    def _refuse(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
-        if self._isDestroyed:
-            raise ModelNotInitialized("this model is destroyed")
-        if self.isRunning():
-            raise ModelBusy
-        refuseUnsupported(inputs, inferParam, self.capabilities)
-
-    def _start(self, tokens: Iterator[Token], limit: int, promptTokens: int, receiver: IResultReceiver) -> IGeneration:
+    def _start(
+        self, tokens: Iterator[Token], inferParam: RKLLMInferParam, promptTokens: int, receiver: IResultReceiver
+    ) -> IGeneration:
+        limit = inferParam.max_new_tokens if inferParam.max_new_tokens > 0 else self._limit
         self._generation = ScriptedGeneration(self._clock, tokens, self._interval, limit, promptTokens, receiver)
         return self._generation
 
@@ -162,7 +164,7 @@ class ScriptedModel(OptionalFunctions):
 
     def getKVCacheSize(self) -> Deferred[list[int]]:
         """See `IModel`. Several inputs at once leave nothing in it."""
-        return succeed([len(self._history), *[0] * (self._inputs - 1)])
+        return succeed([len(self._history), *[0] * (self._batch - 1)])
 
     def destroy(self) -> Deferred[None]:
         """See `IModel`."""
@@ -176,7 +178,20 @@ class ScriptedModel(OptionalFunctions):
 
 @implementer(IGeneration)
 class ScriptedGeneration:
-    """One token at each step of the clock."""
+    """One token at each step of the clock.
+
+    Args:
+        clock: Gives the time.
+        tokens: What is said.
+        interval: Seconds between two tokens, and before the first.
+        limit: The most tokens; -1 is no limit.
+        promptTokens: Of the prompt, for the figures.
+        receiver: Of the results.
+
+    Attributes:
+        ended: Fires when the receiver has been told the ending.
+        hasEnded: Whether it is over; true before the receiver is told.
+    """
 
     def __init__(
         self,

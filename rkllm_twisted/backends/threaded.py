@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from twisted.python.threadpool import ThreadPool
 from zope.interface import implementer
 
-from rkllm_twisted.backends import checkParam
+from rkllm_twisted.backends import checkParam, checkRun
 from rkllm_twisted.backends.endings import failureOf
-from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, RuntimeCallFailed
+from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.interfaces import (
     IGeneration,
     IModel,
@@ -45,7 +45,6 @@ from rkllm_twisted.values import (
     RKLLMPerfStat,
     RKLLMResult,
     refuseParam,
-    refuseUnsupported,
 )
 
 Value = TypeVar("Value")
@@ -79,7 +78,7 @@ class ThreadedBackend:
         """See `IModelBackend`. The thread that loads the model is the one that will run it."""
         thread = OneThread(self._reactor)
         return thread.call(self._init, param).addCallbacks(
-            lambda model: ThreadedModel(model, self._runtime, thread), lambda failure: thread.stop(failure)
+            lambda model: ThreadedModel(model, self._runtime, thread), thread.stop
         )
 
     def _init(self, param: RKLLMParam) -> IRuntimeModel:
@@ -88,7 +87,11 @@ class ThreadedBackend:
 
 
 class OneThread:
-    """A thread in which calls are made one after another."""
+    """A thread in which calls are made one after another.
+
+    Args:
+        reactor: Whose thread calls for them, and gets what they return.
+    """
 
     def __init__(self, reactor: IReactorThreads) -> None:
         self.reactor = reactor
@@ -140,22 +143,15 @@ class ThreadedModel:
         self, input: RKLLMInput, inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`."""
-        self._refuse([input], inferParam)
+        checkRun(self, self._destruction is not None, [input], inferParam)
         return self._start(receiver, lambda onResult: self._model.run(input, inferParam, onResult, delivery))
 
     def runBatch(
         self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam, receiver: IResultReceiver, delivery: Delivery
     ) -> IGeneration:
         """See `IModel`."""
-        self._refuse(inputs, inferParam)
+        checkRun(self, self._destruction is not None, inputs, inferParam)
         return self._start(receiver, lambda onResult: self._model.runBatch(inputs, inferParam, onResult, delivery))
-
-    def _refuse(self, inputs: list[RKLLMInput], inferParam: RKLLMInferParam) -> None:
-        if self._destruction is not None:
-            raise ModelNotInitialized("this model is destroyed")
-        if self._generation is not None:
-            raise ModelBusy
-        refuseUnsupported(inputs, inferParam, self.capabilities)
 
     def _start(self, receiver: IResultReceiver, run: Callable[[OnResult], str | None]) -> ThreadedGeneration:
         # From here on an abort is meant for this run, also one that comes before the thread has begun it.
@@ -221,7 +217,13 @@ class ThreadedModel:
 
 @implementer(IGeneration)
 class ThreadedGeneration:
-    """A run in the model's thread, and the way of its results into the reactor's."""
+    """A run in the model's thread, and the way of its results into the reactor's.
+
+    Args:
+        model: Runs.
+        receiver: Gets the results, in the reactor's thread.
+        reactor: Whose thread that is.
+    """
 
     log = Logger()
 

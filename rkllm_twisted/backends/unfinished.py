@@ -15,6 +15,8 @@ from contextlib import suppress
 
 PREFIX = ".prompt-cache-"
 """Of the names of what is unfinished."""
+_FILE = "saved"
+"""The name of the file in the directory of its own."""
 _OPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -37,7 +39,7 @@ class Unfinished:
         self._descriptor = os.open(self._directory, _OPEN)
         with suppress(OSError):  # a file system without locks: it may be swept away then, which is an error and no loss
             fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        self.path = os.path.join(self._directory, "saved")
+        self.path = os.path.join(self._directory, _FILE)
 
     def close(self) -> None:
         """Remove it, with what was not moved to its place."""
@@ -62,7 +64,7 @@ def _removeUnheld(path: str) -> None:
         if os.fstat(descriptor).st_uid == os.geteuid():
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with suppress(FileNotFoundError):
-                os.unlink("saved", dir_fd=descriptor)
+                os.unlink(_FILE, dir_fd=descriptor)
             os.rmdir(path)
     finally:
         os.close(descriptor)

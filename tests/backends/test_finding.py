@@ -5,7 +5,15 @@ from twisted.internet import reactor
 from zope.interface.verify import verifyObject
 
 from rkllm_twisted import backends
-from rkllm_twisted.backends import BackendMaker, NoSuchBackend, backendMakers, makeBackend, splitDescription
+from rkllm_twisted.backends import (
+    BackendMaker,
+    NoSuchBackend,
+    backendMakers,
+    joinDescription,
+    located,
+    makeBackend,
+    splitDescription,
+)
 from rkllm_twisted.interfaces import IBackendMaker, IModelBackend
 from rkllm_twisted.testing.runtimes import ScriptedRuntime
 
@@ -22,6 +30,7 @@ from rkllm_twisted.testing.runtimes import ScriptedRuntime
 )
 def test_description(description, expected):
     assert splitDescription(description) == expected
+    assert joinDescription(*expected) == description
 
 
 @pytest.mark.parametrize(
@@ -53,6 +62,11 @@ def test_backend_of_a_name():
 def test_backend_that_cannot_be_made(description, said):
     with pytest.raises(ValueError, match=said):
         makeBackend(description)
+
+
+@pytest.mark.parametrize("description", ["scripted", "scripted:interval=0.5", "unheard-of:path=x"])
+def test_description_without_paths_is_located_as_it_is(description):
+    assert located(description) == description
 
 
 def maker(name, preference, reason=None):

@@ -16,6 +16,7 @@ rkllm = BackendMaker(
     unusable="rkllm_twisted.backends.rkllm.unusable",
     preference=20,
     cures=("library", "abi"),
+    locate="rkllm_twisted.backends.rkllm.locate",
 )
 scripted = BackendMaker(
     "scripted",

@@ -8,9 +8,9 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
-from rkllm_twisted.backends import checkParam
+from rkllm_twisted.backends import checkParam, located
 from rkllm_twisted.backends.isolated.keeping import KeptChild
-from rkllm_twisted.backends.isolated.limits import Limits
+from rkllm_twisted.backends.isolated.limits import NOT_KNOWN, Limits
 from rkllm_twisted.backends.isolated.model import IsolatedModel
 from rkllm_twisted.backends.isolated.process import ChildProcess
 from rkllm_twisted.errors import NotSupported
@@ -27,13 +27,17 @@ class IsolatedBackend:
         description: Of the same backend, as ``--backend`` has it; the child makes its own from it.
         reactor: Spawns children and tells the time.
         limits: For each child.
+
+    Raises:
+        ValueError: What the description names is not there.
     """
 
     def __init__(self, runtime: IRuntime, description: str, reactor: Any, limits: Limits) -> None:
         self.name = runtime.name
         self.capabilities = runtime.capabilities
         self._runtime = runtime
-        self._description = description
+        # Now, since the daemon may go to work in another directory before it starts a child, which follows it there.
+        self._description = located(description)
         self._reactor = reactor
         self._limits = limits
 
@@ -54,5 +58,5 @@ class IsolatedBackend:
         kept = KeptChild(
             self._reactor, lambda ended: ChildProcess(self._reactor, self._description, ended), self._limits
         )
-        length = param.max_context_len or 2**31
+        length = param.max_context_len or NOT_KNOWN
         return kept.start(param).addCallback(lambda _: IsolatedModel(self._reactor, self.capabilities, kept, length))

@@ -131,7 +131,7 @@ class RunInChild:
         self._spelling = Spelling(delivery)
         self._perf: RKLLMPerfStat | None = None
         self._hasError = False
-        self._rows = 0
+        self._rowBytes = 0
         self._failure: Exception | None = None
 
     def run(self, run: Any, given: list[Any]) -> calls.RunEnd:
@@ -170,12 +170,12 @@ class RunInChild:
     def _checkRows(self, result: RKLLMResult) -> None:
         """Refuse rows that make what is joined too long, before they are sent."""
         hidden, logits = result.last_hidden_layer, result.logits
-        rows = len(hidden.hidden_states or b"") + len(logits.logits or b"")
+        size = len(hidden.hidden_states or b"") + len(logits.logits or b"")
         if self._delivery.rows == "last":
-            self._rows = min(rows, 4 * (hidden.embd_size + logits.vocab_size))
+            self._rowBytes = min(size, 4 * (hidden.embd_size + logits.vocab_size))
         else:
-            self._rows += rows
-        self._delivery.checkTensors(self._rows)
+            self._rowBytes += size
+        self._delivery.checkTensors(self._rowBytes)
 
 
 def dieWithParent() -> None:

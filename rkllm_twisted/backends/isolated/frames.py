@@ -22,10 +22,10 @@ class Kind(IntEnum):
     """From the child: one result of a run, as `calls.packResult` has it."""
     ANSWER = 4
     """From the child: the call has been done."""
-    READY = 6
-    """From the child, once: it has started and reads calls."""
     FAILURE = 5
     """From the child: the call has failed."""
+    READY = 6
+    """From the child, once: it has started and reads calls."""
 
 
 _KINDS = {int(kind): kind for kind in Kind}  # 0.1 us instead of 0.35 for Kind(number)

@@ -13,7 +13,7 @@ from zope.interface import implementer
 from rkllm_twisted.backends.endings import failureOf
 from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.keeping import KeptChild
-from rkllm_twisted.backends.isolated.process import ChildProcess
+from rkllm_twisted.backends.isolated.process import ChildProcess, cancel
 from rkllm_twisted.errors import BackendLost, InternalError, RuntimeCallFailed
 from rkllm_twisted.interfaces import IGeneration, IResultReceiver
 from rkllm_twisted.values import NO_PERF, Received
@@ -42,7 +42,7 @@ class IsolatedGeneration:
         self._child: ChildProcess | None = None
         self._waiting: Deferred[Any] | None = None
         self._alarm: Any = None
-        self._what = "prefill"
+        self._step = "prefill"
         self._isAborted = False
         self._hasEnded = False
 
@@ -72,12 +72,12 @@ class IsolatedGeneration:
 
     def _expired(self) -> None:
         if self._child is not None:
-            self._child.hang(f"{self._what} took too long")
+            self._child.hang(f"{self._step} took too long")
 
     def _resulted(self, received: list[Received]) -> None:
         if self._isAborted or self._hasEnded:
             return
-        self._what = "decode"
+        self._step = "decode"
         self._expect(self._kept.limits.token)
         try:
             self._receiver.resultsReceived(received)
@@ -94,8 +94,8 @@ class IsolatedGeneration:
         else:
             self._child.abort()
             # In prefill a runtime may be deaf to it: what the prefill may take counts on.
-            if self._what == "decode" or self._prefillLimit < self._kept.limits.abort:
-                self._what = "abort"
+            if self._step == "decode" or self._prefillLimit < self._kept.limits.abort:
+                self._step = "abort"
                 self._expect(self._kept.limits.abort)
 
     def _withdraw(self) -> None:
@@ -110,26 +110,31 @@ class IsolatedGeneration:
         return failure
 
     def ended(self, outcome: Any) -> None:
-        """The run has returned, raised, or was lost with its child."""
+        """The run has returned, raised, or was lost with its child; ``outcome`` is what `start` has fired with."""
         self._hasEnded = True
-        if self._alarm is not None and self._alarm.active():
-            self._alarm.cancel()
+        cancel(self._alarm)
         if isinstance(outcome, Failure):
             self._failed(outcome)
             return
         try:
             end = NOT_BEGUN if outcome is None else calls.unpackAnswer(outcome, calls.RunEnd)
         except msgspec.DecodeError:
-            self.log.failure("a run ended with what cannot be read")
-            if self._child is not None:
-                self._child.kill()
-            self._receiver.generationFailed(Failure(InternalError()))
-            return
+            self._failedUnreadably()
+        else:
+            self._returned(end)
+
+    def _returned(self, end: calls.RunEnd) -> None:
         failure = None if self._isAborted else failureOf(end.perf, end.hasError)
         if failure is None:
             self._receiver.generationFinished(end.perf or NO_PERF, "abort" if self._isAborted else end.reason)
         else:
             self._receiver.generationFailed(Failure(failure))
+
+    def _failedUnreadably(self) -> None:
+        self.log.failure("a run ended with what cannot be read")
+        if self._child is not None:
+            self._child.kill()
+        self._receiver.generationFailed(Failure(InternalError()))
 
     def _failed(self, failure: Failure) -> None:
         if self._isAborted and failure.check(RuntimeCallFailed):

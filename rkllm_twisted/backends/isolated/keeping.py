@@ -15,12 +15,14 @@ from twisted.python.failure import Failure
 from rkllm_twisted.backends.isolated.journal import Journal
 from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.backends.isolated.output import printable
-from rkllm_twisted.backends.isolated.process import ChildProcess, again
+from rkllm_twisted.backends.isolated.process import ChildProcess, again, cancel
 from rkllm_twisted.errors import BackendLost, RKLLMError
 from rkllm_twisted.values import RKLLMParam
 
 Spawn = Callable[[Callable[[BackendLost], object]], ChildProcess]
 """Starts a child; calls back when that has ended."""
+PAGE = os.sysconf("SC_PAGE_SIZE")
+"""Bytes of a page, in which the kernel counts memory."""
 
 
 class KeptChild:
@@ -34,6 +36,7 @@ class KeptChild:
     Attributes:
         epoch: Counts the children that have been of use and are no more: what the model kept of earlier runs is gone
             with each.
+        limits: For the child.
     """
 
     log = Logger()
@@ -54,7 +57,7 @@ class KeptChild:
         self._givenUp: BackendLost | None = None
         self._waiting: list[Deferred[ChildProcess]] = []
         self._deaths: deque[float] = deque(maxlen=limits.crashes)
-        self._look: Any = None
+        self._nextLook: Any = None
 
     # Its beginning and its end
 
@@ -117,8 +120,7 @@ class KeptChild:
         """The child has ended. What it was asked for fails with this too."""
         self._becomeUnready()
         self._child = None
-        if self._look is not None and self._look.active():
-            self._look.cancel()
+        cancel(self._nextLook)
         if self._givenUp is None and self._isLoaded:
             self._diedWhileNeeded(lost)
         lost.data["restarting"] = self._givenUp is None and self._isLoaded
@@ -213,10 +215,13 @@ class KeptChild:
                 size=size,
                 limit=limit,
             )
-        self._look = self._reactor.callLater(self.limits.memorySeconds, self._lookAtMemory)
+        self._lookLater()
+
+    def _lookLater(self) -> None:
+        self._nextLook = self._reactor.callLater(self.limits.memorySeconds, self._lookAtMemory)
 
     def _lookAtMemory(self) -> None:
-        self._look = self._reactor.callLater(self.limits.memorySeconds, self._lookAtMemory)
+        self._lookLater()
         self.exchangeIfLarge()
 
     def exchangeIfLarge(self) -> None:
@@ -240,6 +245,11 @@ class KeptChild:
     def isReady(self) -> bool:
         """Whether there is a child that can be used."""
         return self._isReady
+
+    @property
+    def isGivenUp(self) -> bool:
+        """Whether no child is started any more, whatever is asked for."""
+        return self._givenUp is not None
 
     def around(self) -> int:
         """The most tokens that the model puts around a prompt."""
@@ -279,8 +289,7 @@ class KeptChild:
 
 def cancelling(outcome: Any, delayed: Any) -> Any:
     """Hand an outcome on, and cancel what would have been done without it."""
-    if delayed.active():
-        delayed.cancel()
+    cancel(delayed)
     return outcome
 
 
@@ -291,6 +300,3 @@ def residentBytes(pid: int | None) -> int:
     except (OSError, IndexError, ValueError):
         return 0
     return pages * PAGE
-
-
-PAGE = os.sysconf("SC_PAGE_SIZE")

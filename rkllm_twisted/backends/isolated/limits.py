@@ -6,6 +6,9 @@ from msgspec import Struct
 
 from rkllm_twisted.values import InputType, RKLLMInput
 
+NOT_KNOWN = 2**31
+"""Tokens, where nobody knows how many: more than any prompt has."""
+
 
 class Limits(Struct, frozen=True):
     """Limits of a child. What takes longer hangs: the child is killed.
@@ -48,11 +51,11 @@ class Limits(Struct, frozen=True):
 
 
 def _tokens(input: RKLLMInput) -> int:
-    """The most tokens that an input can be: each has a byte at least."""
+    """The most tokens that an input can be: each has a byte at least. What images are in tokens is not known."""
     if input.token_input is not None and input.input_type is InputType.RKLLM_INPUT_TOKEN:
         return input.token_input.n_tokens
     if input.embed_input is not None and input.input_type is InputType.RKLLM_INPUT_EMBED:
         return input.embed_input.n_tokens
     if input.prompt_input is not None and input.input_type is InputType.RKLLM_INPUT_PROMPT:
         return len(input.prompt_input.encode())
-    return 2**31
+    return NOT_KNOWN

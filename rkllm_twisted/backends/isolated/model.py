@@ -9,10 +9,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from rkllm_twisted.backends import checkRun
 from rkllm_twisted.backends.isolated import calls
 from rkllm_twisted.backends.isolated.generation import IsolatedGeneration
 from rkllm_twisted.backends.isolated.keeping import KeptChild, cancelling
-from rkllm_twisted.errors import ModelBusy, ModelNotInitialized, NotSupported
+from rkllm_twisted.errors import ModelNotInitialized, NotSupported
 from rkllm_twisted.interfaces import IGeneration, IModel, IResultReceiver
 from rkllm_twisted.values import (
     Capability,
@@ -21,7 +22,6 @@ from rkllm_twisted.values import (
     RKLLMInferParam,
     RKLLMInput,
     RKLLMLoraAdapter,
-    refuseUnsupported,
 )
 
 
@@ -74,11 +74,7 @@ class IsolatedModel:
         receiver: IResultReceiver,
         delivery: Delivery,
     ) -> IGeneration:
-        if self._destruction is not None:
-            raise ModelNotInitialized("this model is destroyed")
-        if self._generation is not None:
-            raise ModelBusy
-        refuseUnsupported(inputs, inferParam, self.capabilities)
+        checkRun(self, self._destruction is not None, inputs, inferParam)
         limit = self._kept.limits.ofPrefill(inputs, self._contextLength, self._kept.around())
         generation = self._generation = IsolatedGeneration(self._reactor, self._kept, receiver, limit)
         generation.start(name, given, inferParam, delivery).addBoth(self._ended, generation)

@@ -52,21 +52,21 @@ class ChildProcess(ProcessProtocol):
     log = Logger()
 
     def __init__(self, reactor: Any, description: str, ended: Callable[[BackendLost], object]) -> None:
+        self.startedAt: float | None = None
+        self.lost: BackendLost | None = None
+        self.gone: Deferred[None] = Deferred()
         self._reactor = reactor
         self._ended = ended
+        self._count = 0
         self._calls: dict[int, tuple[Deferred[bytes], OnResults | None]] = {}
+        self._reader = FrameReader()
         self._onResults: OnResults | None = None
         self._results: list[Received] = []
-        self._count = 0
-        self._reader = FrameReader()
         self._output = {1: Output(reactor, "stdout"), 2: Output(reactor, "stderr")}
         self._hung: str | None = None
-        self.gone: Deferred[None] = Deferred()
         self._isUnreadable = False
         self._closing: Any = None
         self._abandoning: Any = None
-        self.lost: BackendLost | None = None
-        self.startedAt: float | None = None
         # Unbuffered, C's output too: what a runtime says before it dies is what one wants to know.
         command = [sys.executable, "-u", "-m", "rkllm_twisted.backends.isolated.child", description]
         environ = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
@@ -194,7 +194,7 @@ class ChildProcess(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         """It has ended; what is left in its pipes is still to come."""
-        _cancel(self._abandoning)
+        cancel(self._abandoning)
         self._closing = self._reactor.callLater(PATIENCE, self._closePipes)
 
     def _closePipes(self) -> None:
@@ -203,7 +203,7 @@ class ChildProcess(ProcessProtocol):
 
     def processEnded(self, reason: Failure) -> None:
         """It has ended, and its pipes are read to the end."""
-        _cancel(self._closing)
+        cancel(self._closing)
         for output in self._output.values():
             output.ended()
         if self.lost is None:
@@ -230,7 +230,8 @@ class ChildProcess(ProcessProtocol):
         return BackendLost(f"its process ended with the exit code {code}", exit_code=code)
 
 
-def _cancel(delayed: Any) -> None:
+def cancel(delayed: Any) -> None:
+    """Cancel a delayed call, if there is one and it is still to come."""
     if delayed is not None and delayed.active():
         delayed.cancel()
 

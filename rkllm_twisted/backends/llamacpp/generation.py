@@ -25,6 +25,11 @@ class Strand:
         chain: Chooses its tokens.
         most: How many tokens it generates at most; 0 reads the prompt and says nothing.
         index: Which of several it is; None where there is one only.
+
+    Attributes:
+        characters: Its text so far, as far as it is no whole character.
+        generated: How many tokens it has generated.
+        reason: Why it has ended; None while it has not.
     """
 
     def __init__(self, sequence: Sequence, chain: SamplerChain, most: int, index: int | None) -> None:
@@ -35,7 +40,6 @@ class Strand:
         self.characters = WholeCharacters()
         self.generated = 0
         self.reason: str | None = None
-        """Why it has ended; None while it has not."""
 
 
 class Generation:
@@ -143,8 +147,7 @@ class Generation:
 
     def _next(self, going: list[Strand]) -> dict[Strand, int]:
         for strand in going:
-            if strand.sequence.isFull:
-                strand.sequence.makeRoom(self._kept(strand.sequence))
+            strand.sequence.makeRoomFor(0, self._kept)
         chosen = {}
         for strand in going:
             if strand.sequence.pending > 1:  # places have moved, and this kind of cache had to let go of them

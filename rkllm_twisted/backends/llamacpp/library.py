@@ -20,9 +20,12 @@ from rkllm_twisted.backends.llamacpp.providers import NoProvider, Provider, find
 
 logger = logging.getLogger(__name__)
 
-ERROR, CONTINUED = 4, 5  # of ggml_log_level
-GLIBC_ONLY = "malloc_trim"
+ERROR, CONTINUED = 4, 5
+"""Levels of a line of the log (ggml_log_level of ggml.h); the second one goes on with the line before it."""
 LEVELS = {3: logging.INFO, ERROR: logging.WARNING}
+"""Of the lines that nobody collects, those that are logged, and how; 3 is a warning."""
+GLIBC_ONLY = "malloc_trim"
+"""A function among the declared ones that other C libraries lack."""
 
 KNOWN_DEFAULTS: dict[str, dict[str, object]] = {
     "llama_model_default_params": {

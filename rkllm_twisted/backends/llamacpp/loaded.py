@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -49,56 +50,68 @@ def load(library: Library, file: ModelFile, *, contextLength: int, threads: int,
         ModelLoadFailed: With llama.cpp's reason; everything is freed.
     """
     with ExitStack() as owned, library.reasons() as reasons:
-
-        def failed(reason: str) -> ModelLoadFailed:
-            return ModelLoadFailed(f"{file.name}: {reason.replace(file.path, file.name)}")
-
         try:
-            mark = fingerprint(file.path, f"{library.provider.distribution} {library.provider.version}")
-        except OSError as error:
-            raise failed(os.strerror(error.errno or 0).lower()) from None
-        c, model = library.c, _loadModel(library, file.path)
-        if not model:
-            raise failed(reasons())
-        owned.callback(library.giveBack)  # after all else
-        owned.callback(c.llama_model_free, model)
-        limit = c.llama_model_n_ctx_train(model)
-        checkContext(file.name, contextLength, limit)
-        if reason := _unfit(library, model):
-            raise failed(reason)
-        stop = StopFlag(library)
-        length = contextLength or min(limit, DEFAULT_CONTEXT)
-        if (needed := file.header.contextBytes(length) * sequences) > (free := freeMemory()):
-            raise failed(f"a context of {length} tokens takes {needed >> 20} MB, {free >> 20} MB of memory are free")
-        pointer = _makeContext(library, model, stop, length, threads, sequences)
-        if not pointer:
-            raise failed(f"no context of {length} tokens: {reasons()}")
-        owned.callback(c.llama_free, pointer)
-        if not c.llama_get_memory(pointer):
-            raise failed("it has no KV cache, so it cannot generate text (an embedding model?)")
-        context = Context(library, pointer, model, stop, length=length, sequences=sequences)
+            mark = _markOf(library, file.path)
+            model = _loadModel(library, file.path, reasons, owned)
+            limit = library.c.llama_model_n_ctx_train(model)
+            checkContext(file.name, contextLength, limit)
+            _checkKind(library, model)
+            length = contextLength or min(limit, DEFAULT_CONTEXT)
+            _checkMemory(file.header.contextBytes(length) * sequences, length)
+            context = _makeContext(library, model, length, threads, sequences, reasons, owned)
+        except _Unusable as reason:
+            raise ModelLoadFailed(f"{file.name}: {str(reason).replace(file.path, file.name)}") from None
         return Loaded(library, file, mark, model, context, owned.pop_all())
 
 
-def _loadModel(library: Library, path: str) -> Any:
+class _Unusable(Exception):
+    """The model cannot be served. The message may name its path, which the client has perhaps never heard of."""
+
+
+def _markOf(library: Library, path: str) -> str:
+    try:
+        return fingerprint(path, f"{library.provider.distribution} {library.provider.version}")
+    except OSError as error:
+        raise _Unusable(os.strerror(error.errno or 0).lower()) from None
+
+
+def _loadModel(library: Library, path: str, reasons: Callable[[], str], owned: ExitStack) -> Any:
     params = library.c.llama_model_default_params()
     params.n_gpu_layers = 0
     # Else weights that are not numbers load in silence and answer with nonsense. Takes 25 ms for 93 MB (measured).
     params.check_tensors = True
-    return library.c.llama_model_load_from_file(os.fsencode(path), params)
+    model = library.c.llama_model_load_from_file(os.fsencode(path), params)
+    if not model:
+        raise _Unusable(reasons())
+    owned.callback(library.giveBack)  # after all else
+    owned.callback(library.c.llama_model_free, model)
+    return model
 
 
-def _unfit(library: Library, model: Any) -> str | None:
-    """Why this model cannot be served. llama.cpp would end the process at a token without a vocabulary."""
+def _checkKind(library: Library, model: Any) -> None:
+    """Refuse what is no model of text. llama.cpp would end the process at a token without a vocabulary."""
     vocabulary = library.c.llama_model_get_vocab(model)
     if not library.c.llama_vocab_type(vocabulary) or library.c.llama_vocab_n_tokens(vocabulary) < 1:
-        return "it has no vocabulary"
+        raise _Unusable("it has no vocabulary")
     if library.c.llama_model_has_encoder(model) or not library.c.llama_model_has_decoder(model):
-        return "it has an encoder; only models with nothing but a decoder are supported"
-    return None
+        raise _Unusable("it has an encoder; only models with nothing but a decoder are supported")
 
 
-def _makeContext(library: Library, model: Any, stop: StopFlag, length: int, threads: int, sequences: int) -> Any:
+def _checkMemory(needed: int, length: int) -> None:
+    if needed > (free := freeMemory()):
+        raise _Unusable(f"a context of {length} tokens takes {needed >> 20} MB, {free >> 20} MB of memory are free")
+
+
+def _makeContext(
+    library: Library,
+    model: Any,
+    length: int,
+    threads: int,
+    sequences: int,
+    reasons: Callable[[], str],
+    owned: ExitStack,
+) -> Context:
+    stop = StopFlag(library)
     params = library.c.llama_context_default_params()
     # Of several sequences each gets an equal part, which is rounded up.
     params.n_ctx = length if sequences == 1 else -(-length // PADDING) * PADDING * sequences
@@ -107,7 +120,13 @@ def _makeContext(library: Library, model: Any, stop: StopFlag, length: int, thre
     params.pooling_type = NO_POOLING  # hidden states are wanted as they are
     params.n_threads = params.n_threads_batch = threads
     params.abort_callback, params.abort_callback_data = library.wantsAbort, stop.bytes
-    return library.c.llama_init_from_model(model, params)
+    pointer = library.c.llama_init_from_model(model, params)
+    if not pointer:
+        raise _Unusable(f"no context of {length} tokens: {reasons()}")
+    owned.callback(library.c.llama_free, pointer)
+    if not library.c.llama_get_memory(pointer):
+        raise _Unusable("it has no KV cache, so it cannot generate text (an embedding model?)")
+    return Context(library, pointer, model, stop, length=length, sequences=sequences)
 
 
 def freeMemory(meminfo: Path = Path("/proc/meminfo")) -> int:

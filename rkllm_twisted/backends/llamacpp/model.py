@@ -122,33 +122,36 @@ class LlamaModel(RuntimeModel):
         tensors = Tensors(self._context, inferParam.mode, delivery)
         keeps = bool(inferParam.keep_history)
         self._begin(self._placesOf(inputs, keeps, tensors), keeps, adapter, reuses=not tensors.areWanted)
-        saved: list[PromptCache] = []
-
-        def prefillDone() -> None:
-            for sequence in self._sequences:
-                sequence.isHistory = keeps
-            if target is not None:
-                saved.append(self._cacheOf(self._sequences[0], adapter))
-
         try:
             with tensors, self._strands(inferParam, sampling) as strands:
                 generation = Generation(
                     self._loaded, strands, tensors, onResult, self._param, self._kept, self._seconds
                 )
-                reason = generation.run(prefillDone)
-            for cache in saved:
-                promptcache.save(target or "", cache, self._loaded.fingerprint)
+                return self._generate(generation, keeps, adapter, target)
         except BaseException:
             for sequence in self._sequences:
                 sequence.undo()
             raise
+
+    def _generate(self, generation: Generation, keeps: bool, adapter: Adapter, target: str | None) -> str:
+        caches: dict[str, PromptCache] = {}
+
+        def prefillDone() -> None:
+            for sequence in self._sequences:
+                sequence.keep(keeps)
+            if target is not None:  # now, while nothing of the answer is in it
+                caches[target] = self._cacheOf(self._sequences[0], adapter)
+
+        reason = generation.run(prefillDone)
+        for path, cache in caches.items():
+            promptcache.save(path, cache, self._loaded.fingerprint)
         return reason
 
     def _placesOf(self, inputs: list[RKLLMInput], keeps: bool, tensors: Tensors) -> list[list[Place]]:
         """What each input has to say, checked, with room for it where it continues."""
         places = []
         for sequence, input in zip(self._sequences, inputs, strict=True):
-            continues = keeps and sequence.isHistory
+            continues = sequence.continues(keeps)
             where = "$.rkllm_input" if len(inputs) == 1 else f"$.rkllm_input[{sequence.number}]"
             write = self._prompting.writer(input, self._ended(sequence) if continues else None)
             places.append(self._inputs.places(input, where, write, begins=not continues))
@@ -156,15 +159,14 @@ class LlamaModel(RuntimeModel):
             if continues:
                 sequence.checkRoomFor(len(places[-1]), self._kept)
         for sequence, new in zip(self._sequences, places, strict=True):  # now that none of them is refused
-            if keeps and sequence.isHistory:
-                sequence.makeRoomFor(len(new), self._kept)
+            if sequence.continues(keeps):
+                sequence.makeRoomFor(len(new) + 1, self._kept)
         return places
 
     def _begin(self, places: list[list[Place]], keeps: bool, adapter: Adapter, *, reuses: bool) -> None:
         self._context.useAdapter(adapter.pointer, adapter.scale)
         for sequence, new in zip(self._sequences, places, strict=True):
-            continues = keeps and sequence.isHistory
-            sequence.begin(new, continues=continues, adapter=adapter.key, cache=self._cache, reuses=reuses)
+            sequence.begin(new, keeps=keeps, adapter=adapter.key, cache=self._cache, reuses=reuses)
 
     @contextmanager
     def _strands(self, inferParam: RKLLMInferParam, sampling: RKLLMSamplingParam) -> Iterator[list[Strand]]:

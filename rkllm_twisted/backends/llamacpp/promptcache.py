@@ -23,9 +23,11 @@ from rkllm_twisted.values import RKLLMPromptCacheParam
 
 MAGIC = b"RKCACHE1"
 DIGEST = hashlib.sha256().digest_size
+"""Bytes of the SHA-256 behind it."""
 DEFAULT_PATH = "prompt_cache.bin"
 """Where a cache is saved to if no path is given (manual 1.3.0, section 3.2.3)."""
 SAMPLES, SAMPLE = 64, 4096
+"""How many parts of a model file its `fingerprint` looks at, and how many bytes each has."""
 
 
 class PromptCache(Struct, frozen=True):

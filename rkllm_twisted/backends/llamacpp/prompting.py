@@ -9,6 +9,7 @@ it was trained to continue text, and so does RKLLM before 1.2 with every model.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -224,9 +225,13 @@ class TemplateTurns:
         return [_message("tool", result) for result in results]
 
     def _marks(self) -> bool:
-        """Whether the template marks the results of functions with the tag by itself."""
+        """Whether the template marks the results of functions with the tag by itself, in whatever brackets.
+
+        A tag of the name of a role stands in it too, but does not mark them.
+        """
         text = self._render([_message("user", QUESTION), _message("tool", ANSWER)], False)
-        return self._toolResponse in text.partition(QUESTION)[2].replace(ANSWER, "")
+        tag = rf"[<\[|]{re.escape(self._toolResponse)}[>\]|]"
+        return re.search(tag, text.partition(QUESTION)[2]) is not None
 
 
 def _message(role: str, content: str) -> Message:

@@ -24,9 +24,10 @@ class Sequence:
         number: Which of the context's sequences it is.
 
     Attributes:
+        number: The same.
         places: What it is known to hold.
         computed: How many of them are in the KV cache.
-        isHistory: Whether it is the history of runs that kept it, which the next such run continues.
+        isHistory: Whether the next run that keeps its history continues it.
         began: Where the run in progress began; places before it are the history that it continues.
     """
 
@@ -35,12 +36,12 @@ class Sequence:
         self.places: list[Place] = []
         self.computed = 0
         self.isHistory = False
+        self.began = 0
         self._context = context
         self._adapter = ""
-        self._whole = 0
-        """So many of the first places were computed in whole blocks with nothing missing before them: as anybody
-        would compute them who began anew, to the bit."""
-        self.began = 0
+        self._reusable = 0
+        """So many of the first places may be found by a run that begins anew: they were computed in whole blocks with
+        nothing missing before them, and so as that run would compute them, to the bit."""
 
     @property
     def pending(self) -> int:
@@ -55,18 +56,21 @@ class Sequence:
 
     # A run
 
-    def begin(
-        self, new: list[Place], *, continues: bool, adapter: str, cache: PromptCache | None, reuses: bool
-    ) -> None:
+    def continues(self, keeps: bool) -> bool:
+        """Whether a run that keeps its history, or does not, is said behind what the sequence holds."""
+        return keeps and self.isHistory
+
+    def begin(self, new: list[Place], *, keeps: bool, adapter: str, cache: PromptCache | None, reuses: bool) -> None:
         """Take what a run says, and keep of the KV cache what serves it.
 
         Args:
             new: What is said, at least one place.
-            continues: Whether it is said behind what the sequence holds.
+            keeps: Whether the run keeps its history.
             adapter: With which adapter it is computed, as `adapters.Adapter.key`.
             cache: May be taken in place of what the KV cache holds.
             reuses: Whether places may be found computed already; their logits and hidden states are then not to be had.
         """
+        continues = self.continues(keeps)
         self.began = len(self.places) if continues else 0
         held, target = self.places, [*self.places[: self.began], *new]
         if self._adapter != adapter:
@@ -75,7 +79,7 @@ class Sequence:
         if not continues:
             # The last place is never found: it must be computed.
             self.isHistory = False
-            found = agreement(held[: self._whole], target[:-1]) // BLOCK * BLOCK if reuses else 0
+            found = agreement(held[: self._reusable], target[:-1]) // BLOCK * BLOCK if reuses else 0
             self.places = held[:found]
             self._cut(found)
             if reuses and cache is not None and cache.adapter == adapter:
@@ -86,7 +90,7 @@ class Sequence:
         usable = agreement(cache.places, target[:-1])  # to the place: whoever loads one wants all of it
         if usable > found:
             self.computed = len(cache.places) if self._context.restore(self.number, cache.state) else 0
-            self._whole = 0
+            self._reusable = 0
             self._cut(usable)
 
     def compute(self, firstOutput: int, blockDone: Callable[[int, int], object] = lambda size, outputs: None) -> int:
@@ -104,7 +108,8 @@ class Sequence:
             Stopped, RuntimeCallFailed: What was computed stays computed.
         """
         began = self.computed
-        beganWhole = self._whole == began  # a block of both kinds is computed in parts, by everybody in the same ones
+        # A block of both kinds is computed in parts, by everybody in the same ones.
+        isReusable = self._reusable == began
         while self.computed < len(self.places):
             block = self._nextBlock()
             end = self.computed + len(block)
@@ -114,8 +119,8 @@ class Sequence:
             except BaseException:
                 self.settle()
                 raise
-            if beganWhole:
-                self._whole = end // BLOCK * BLOCK
+            if isReusable:
+                self._reusable = end // BLOCK * BLOCK
             self.computed = end
             blockDone(len(block), outputs)
         return self.computed - began
@@ -134,37 +139,28 @@ class Sequence:
         """A computation has failed or was stopped: let the KV cache hold what is known to be computed."""
         self._cutTo(self.computed)
 
+    def keep(self, keeps: bool) -> None:
+        """What the run says has been computed: it is history from here on, with the answer to come, or is not."""
+        self.isHistory = keeps
+
     def undo(self) -> None:
-        """The run has failed, or was stopped before it said anything: go back to the history before it."""
+        """The run has failed, or was stopped before it said anything: go back to the history before it.
+
+        Without one, what has been computed stays for others to find, unless the run was to keep it: half an answer is
+        no history.
+        """
         del self.places[self.began if self.isHistory else self.computed :]
         self._cut(len(self.places))
         self.isHistory = self.isHistory and bool(self.places)
 
     # Room
 
-    @property
-    def isFull(self) -> bool:
-        """Whether there is no room to compute all places."""
-        return len(self.places) > self._context.length
-
-    def makeRoom(self, keep: int) -> None:
-        """Drop old places, so that all can be computed and one token more can be chosen.
-
-        What is dropped is half of what may be, or more where that is not enough: a context that lost one place at a
-        time would move all others each time.
-
-        Args:
-            keep: How many of the first places stay.
-        """
-        excess = len(self.places) - self._context.length
-        self._drop(keep, max(excess, (len(self.places) - keep) // 2))
-
     def checkRoomFor(self, count: int, kept: Callable[[Sequence], int]) -> None:
         """Refuse a run for which `makeRoomFor` could not make room.
 
         Args:
-            count: How many places it has to say.
-            kept: How many of the first places stay.
+            count: How many places it has to say; behind them there must be room for one token.
+            kept: How many of the first places stay; asked only if it matters.
 
         Raises:
             PromptTooLong: There is no room for them behind the places that stay.
@@ -174,13 +170,16 @@ class Sequence:
             raise PromptTooLong(tokens=keep + count, limit=length)
 
     def makeRoomFor(self, count: int, kept: Callable[[Sequence], int]) -> None:
-        """Drop old places, if need be, so that a run can continue with so many more.
+        """Drop old places, if need be, so that there is room for all that are said and so many more.
+
+        What is dropped is half of what may be, or more where that is not enough: a context that lost one place at a
+        time would move all others each time.
 
         Args:
-            count: How many more, as `checkRoomFor` has allowed.
-            kept: How many of the first places stay.
+            count: How many more.
+            kept: How many of the first places stay; asked only if it matters.
         """
-        excess = len(self.places) + count + 1 - self._context.length
+        excess = len(self.places) + count - self._context.length
         if excess > 0:
             keep = kept(self)
             self._drop(keep, max(excess, (len(self.places) - keep) // 2))
@@ -193,7 +192,7 @@ class Sequence:
         else:
             self._cut(min(start, self.computed))
         del self.places[start:end]
-        self._whole = min(self._whole, start // BLOCK * BLOCK)
+        self._reusable = min(self._reusable, start // BLOCK * BLOCK)
         self.began -= max(0, min(end, self.began) - start)
 
     # The functions
@@ -221,7 +220,7 @@ class Sequence:
             position = 0
             self._context.cut(self.number, 0)
         self.computed = position
-        self._whole = min(self._whole, position // BLOCK * BLOCK)
+        self._reusable = min(self._reusable, position // BLOCK * BLOCK)
 
 
 def agreement(one: Iterable[Place], other: Iterable[Place]) -> int:

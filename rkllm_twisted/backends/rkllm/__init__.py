@@ -9,7 +9,8 @@ The rooms, from the outside in::
     model.py         IRuntimeModel: its runs
     functions.py     IRuntimeModel: everything else that it can do
     running.py       one run, from the library's callbacks to its last result
-    checking.py      what is refused before the library sees it; lacking.py, cpus.py: parts of that
+    inputs.py        the input of a run, checked and as the library wants it; lengths.py: a part of that
+    checking.py      what else is refused before the library sees it; lacking.py, cpus.py: parts of that
     loaded.py        a model in the library's memory
     writing.py       values -> C's structs; sampling.py: a part of that
     reading.py       C's structs -> values; pieces.py, figures.py: what is made of them
@@ -44,12 +45,13 @@ def unusable() -> str | None:
     return None if problem is None else f"{path}: {problem}"
 
 
-def _foreign(path: str) -> str | None:
-    """Why a library cannot be opened by this Python; the loader would say that there is no such file."""
-    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
+def locate(options: dict[str, str]) -> dict[str, str]:
+    """The options of `makeBackend` with the absolute path of the library that it takes.
 
-    machine = machineOf(path)
-    return None if machine == thisMachine() else f"it is for {machine}, and this Python is for {thisMachine()}"
+    Raises:
+        NoLibrary: There is none.
+    """
+    return {**options, "library": findLibrary(options.get("library"), os.environ)}
 
 
 def makeBackend(options: dict[str, str]) -> IRuntime:
@@ -76,3 +78,11 @@ def makeBackend(options: dict[str, str]) -> IRuntime:
     if (problem := _foreign(path)) is not None:
         raise ValueError(f"{path}: {problem}")
     return RkllmRuntime(family, lambda: openOnce(path, family, abi))
+
+
+def _foreign(path: str) -> str | None:
+    """Why a library cannot be opened by this Python; the loader would say that there is no such file."""
+    from rkllm_twisted.backends.rkllm.elf import machineOf, thisMachine
+
+    machine = machineOf(path)
+    return None if machine == thisMachine() else f"it is for {machine}, and this Python is for {thisMachine()}"

@@ -1,7 +1,6 @@
-"""What is refused before the library sees it.
+"""What is refused before the library sees it, the input of a run excepted (`inputs`).
 
-The library cannot check the lengths of its arrays, and wrong ones end its process (airockchip/rknn-llm issues 336, 341,
-358 and 359). Other values it refuses with -1 and a line in its log: here they get an error that names them.
+The library would refuse most of it with -1 and a line in its log: here it gets an error that names it.
 """
 
 from __future__ import annotations
@@ -17,20 +16,10 @@ from msgspec import structs
 from rkllm_twisted.backends.rkllm.cpus import chosenCPUs
 from rkllm_twisted.backends.rkllm.families import Family
 from rkllm_twisted.backends.rkllm.lacking import refuseLacking
+from rkllm_twisted.backends.rkllm.lengths import checkLength, checkRows
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed
 from rkllm_twisted.ranges import checkFields, checkNul, cut, nearest
-from rkllm_twisted.values import (
-    InferMode,
-    RKLLMCrossAttnParam,
-    RKLLMEmbedInput,
-    RKLLMInferParam,
-    RKLLMInput,
-    RKLLMMultiModalInput,
-    RKLLMParam,
-    RKLLMTokenInput,
-)
-
-ROLES = ("user", "tool")
+from rkllm_twisted.values import InferMode, RKLLMCrossAttnParam, RKLLMInferParam, RKLLMParam
 
 
 def checkParam(family: Family, param: RKLLMParam, context: int) -> None:
@@ -71,39 +60,6 @@ def checkModelFile(path: str) -> None:
                 raise ModelLoadFailed(f"{path}: the file is empty")
     except OSError as error:
         raise ModelLoadFailed(f"{path}: {error.strerror}") from None
-
-
-def checkInput(family: Family, input: RKLLMInput, where: str) -> RKLLMInput:
-    """Check the input of a run.
-
-    Args:
-        family: Of the library.
-        input: With every field set.
-        where: Its JSON path.
-
-    Returns:
-        The input as the library wants it, with the member that counts and no other.
-
-    Raises:
-        InvalidParams: A value is out of range, or the numbers contradict each other.
-        NotSupported: A field is set that the family lacks.
-    """
-    checkFields(input, where)
-    checkNul(input, where)
-    member, chosen = input.MEMBERS[input.input_type], input.chosen
-    if chosen is None:
-        raise InvalidParams(f"{where}.{member}: missing, input_type {input.input_type.value} needs it")
-    if input.role not in ROLES:
-        raise InvalidParams(f'{where}.role: expected "user" or "tool", got {cut(repr(input.role))}')
-    input = _counted(family, _alone(input))
-    refuseLacking(family, "RKLLMInput", input, where)
-    if isinstance(chosen, RKLLMTokenInput):
-        _checkLength(f"{where}.{member}.input_ids", len(chosen.input_ids), chosen.n_tokens, "n_tokens")
-    elif isinstance(chosen, RKLLMEmbedInput):
-        _checkRows(f"{where}.{member}.embed", len(chosen.embed), n_tokens=chosen.n_tokens)
-    elif isinstance(chosen, RKLLMMultiModalInput):
-        _checkMultiModal(chosen, f"{where}.{member}")
-    return input
 
 
 def checkInferParam(family: Family, inferParam: RKLLMInferParam, batch: int, adapters: Iterable[str]) -> None:
@@ -157,11 +113,11 @@ def checkCrossAttention(params: RKLLMCrossAttnParam) -> None:
     """
     where = "$.cross_attn_params"
     checkFields(params, where)
-    _checkLength(f"{where}.encoder_mask", len(params.encoder_mask), params.num_tokens, "num_tokens")
-    _checkLength(f"{where}.encoder_pos", len(params.encoder_pos), params.num_tokens, "num_tokens")
-    _checkRows(f"{where}.encoder_k_cache", len(params.encoder_k_cache), num_tokens=params.num_tokens)
+    checkLength(f"{where}.encoder_mask", len(params.encoder_mask), params.num_tokens, "num_tokens")
+    checkLength(f"{where}.encoder_pos", len(params.encoder_pos), params.num_tokens, "num_tokens")
+    checkRows(f"{where}.encoder_k_cache", len(params.encoder_k_cache), num_tokens=params.num_tokens)
     keys = len(params.encoder_k_cache)
-    _checkLength(f"{where}.encoder_v_cache", len(params.encoder_v_cache), keys, "encoder_k_cache")
+    checkLength(f"{where}.encoder_v_cache", len(params.encoder_v_cache), keys, "encoder_k_cache")
 
 
 def checkRanges(ranges: list[tuple[int, int]], sizes: list[int]) -> None:
@@ -197,67 +153,6 @@ def checkRegular(path: str, function: str) -> None:
         return
     if not stat.S_ISREG(mode):
         raise RuntimeCallFailed("not a regular file", function=function, status=-1)
-
-
-def _alone(input: RKLLMInput) -> RKLLMInput:
-    others = [member for type, member in input.MEMBERS.items() if type is not input.input_type]
-    return structs.replace(input, **dict.fromkeys(others))
-
-
-def _counted(family: Family, input: RKLLMInput) -> RKLLMInput:
-    """With ``n_image`` as the family wants it: up to 1.2.0 there is one image that nobody counts."""
-    media = input.multimodal_input
-    if media is None or not family.hasField("RKLLMMultiModalInput", "image_embed"):
-        return input
-    isCounted = family.hasField("RKLLMMultiModalInput", "n_image")
-    count = media.n_image or int(bool(media.image_embed))
-    if not isCounted:
-        count = 0 if media.n_image == 1 else media.n_image
-    return structs.replace(input, multimodal_input=structs.replace(media, n_image=count))
-
-
-def _checkMultiModal(input: RKLLMMultiModalInput, where: str) -> None:
-    image, video, audio = input.image, input.video, input.audio
-    images = image.n_image if image else input.n_image or int(bool(input.image_embed))
-    if image is None:
-        _checkBlock(f"{where}.image_embed", len(input.image_embed), n_image=images, n_image_tokens=input.n_image_tokens)
-    else:
-        _checkBlock(f"{where}.image.image_embed", len(image.image_embed), **_counts(image, "n_image", "n_image_tokens"))
-    if video is not None:
-        counts = _counts(video, "n_video", "n_frame_per_video", "n_frame_tokens")
-        _checkBlock(f"{where}.video.video_embed", len(video.video_embed), **counts)
-    if audio is not None:
-        _checkBlock(f"{where}.audio.audio_embed", len(audio.audio_embed), **_counts(audio, "n_audio", "n_audio_tokens"))
-    # The marker of a recording is not documented.
-    for marker, count in (("<image>", images), ("<video>", video.n_video if video else 0)):
-        if input.prompt.count(marker) != count:
-            _refuse(f"{where}.prompt", f"{marker} {count} times", f"it {input.prompt.count(marker)} times")
-
-
-def _counts(block: msgspec.Struct, *names: str) -> dict[str, int]:
-    return {name: getattr(block, name) for name in names}
-
-
-def _checkBlock(where: str, length: int, **counts: int) -> None:
-    """Embeddings are rows for each item, or there are neither."""
-    if length or next(iter(counts.values())):
-        for name, count in counts.items():
-            if count == 0:
-                _refuse(f"{where.rpartition('.')[0]}.{name}", "1 or more, as there are embeddings", count)
-        _checkRows(where, length, **counts)
-
-
-def _checkRows(where: str, length: int, **counts: int) -> None:
-    rows = 1
-    for count in counts.values():
-        rows *= count
-    if length == 0 or length % rows:
-        _refuse(where, f"a multiple of {' × '.join(counts)}, {rows} numbers", length)
-
-
-def _checkLength(where: str, length: int, expected: int, name: str) -> None:
-    if length != expected:
-        _refuse(where, f"as many numbers as {name} says, {expected}", length)
 
 
 def _refuse(where: str, expected: str, got: object) -> NoReturn:

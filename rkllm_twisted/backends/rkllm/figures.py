@@ -1,4 +1,6 @@
-"""The figures of a run, for the releases before 1.2.1, which give none."""
+"""The figures of a run by our own count: for the releases before 1.2.1, which give none, and for runs that were ended
+before their end.
+"""
 
 from __future__ import annotations
 

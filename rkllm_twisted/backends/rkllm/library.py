@@ -34,6 +34,7 @@ class Library:
         family: The same.
         ffi: The cffi types of the family.
         c: The functions, under their own names.
+        callback: What ``rkllm_init`` takes to call back.
         models: How many are loaded.
 
     Raises:
@@ -45,9 +46,8 @@ class Library:
         self.ffi: Any = family.ffi
         self.c: Any = _opened(self.ffi, path)
         self.models = 0
-        self._runs: dict[
-            Any, Receive
-        ] = {}  # by their userdata: two pointers of cffi are equal if they point to the same
+        # By their userdata: two pointers of cffi are equal if they point to the same.
+        self._runs: dict[Any, Receive] = {}
         self._numbers = itertools.count(1)  # from 1.3 on a userdata of NULL is replaced by that of the callback struct
         self._onResult = self.ffi.callback("LLMResultCallback", self._received, error=0)
         self.callback = self._callbackArgument()

@@ -10,6 +10,7 @@ from zope.interface import implementer
 
 from rkllm_twisted.backends.rkllm import checking
 from rkllm_twisted.backends.rkllm.functions import MIXED, Conditions, ModelFunctions
+from rkllm_twisted.backends.rkllm.inputs import checkedInput, knownTokens
 from rkllm_twisted.backends.rkllm.interrupting import Interruption
 from rkllm_twisted.backends.rkllm.loaded import Loaded
 from rkllm_twisted.backends.rkllm.running import ABORT, Run, Task
@@ -24,7 +25,6 @@ from rkllm_twisted.values import (
     InferMode,
     RKLLMInferParam,
     RKLLMInput,
-    RKLLMMultiModalInput,
     RKLLMParam,
     refuseUnsupported,
 )
@@ -102,7 +102,7 @@ class RkllmModel(ModelFunctions):
         checking.checkInferParam(self._family, inferParam, self._batch, self._adapters)
         places = [f"[{index}]" for index in range(self._batch)] if self._batch > 1 else [""]
         checked = [
-            checking.checkInput(self._family, input, f"$.rkllm_input{place}")
+            checkedInput(self._family, input, f"$.rkllm_input{place}")
             for input, place in zip(inputs, places, strict=True)
         ]
         longest = max(map(knownTokens, checked))
@@ -128,10 +128,10 @@ class RkllmModel(ModelFunctions):
             RuntimeCallFailed: It failed.
             ResultTooLarge: The tensors would be.
         """
-        isAlone = not inferParam.keep_history and Capability.CLEAR_KV_CACHE in self._family.capabilities
+        mayClear = not inferParam.keep_history and Capability.CLEAR_KV_CACHE in self._family.capabilities
         wantsRows = inferParam.mode is not InferMode.RKLLM_INFER_GENERATE
         conditions = self._conditionsOf(inferParam)
-        if isAlone and (wantsRows or self._cachedUnder not in (None, conditions)):
+        if mayClear and (wantsRows or self._cachedUnder not in (None, conditions)):
             self.clearKVCache(False, None)
         self._cachedUnder = conditions if self._cachedUnder in (None, conditions) else MIXED
         writer = Writer(self._ffi)
@@ -139,7 +139,7 @@ class RkllmModel(ModelFunctions):
         # Whether tokens that are found in a cache have rows is not known.
         with self._withoutPromptCache() if wantsRows else nullcontext():
             status = self._call(run, *arguments)
-        if isAlone and run.wasInterrupted:
+        if mayClear and run.wasInterrupted:
             self._clearAfterAbort()
         if run.defect is not None:
             raise run.defect
@@ -218,18 +218,3 @@ class RkllmModel(ModelFunctions):
         Headers up to 1.2.3 say that 0 means running; every release does the opposite (issue 502).
         """
         return self._loaded.status("rkllm_is_running") != 0
-
-
-def knownTokens(input: RKLLMInput) -> int:
-    """The tokens of an input as far as they are known without the library's tokenizer: of all but text."""
-    chosen: Any = input.chosen
-    return mediaTokens(chosen) if isinstance(chosen, RKLLMMultiModalInput) else getattr(chosen, "n_tokens", 0)
-
-
-def mediaTokens(input: RKLLMMultiModalInput) -> int:
-    """The tokens of what an input has beside its text; they take room in the context as those do."""
-    image, video, audio = input.image, input.video, input.audio
-    count = (input.n_image or int(bool(input.image_embed))) * input.n_image_tokens
-    count += image.n_image * image.n_image_tokens if image else 0
-    count += video.n_video * video.n_frame_per_video * video.n_frame_tokens if video else 0
-    return count + (audio.n_audio * audio.n_audio_tokens if audio else 0)

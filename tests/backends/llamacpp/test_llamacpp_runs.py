@@ -5,9 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
-from msgspec import structs
 
-from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.backends.llamacpp.context import BLOCK
 from rkllm_twisted.backends.llamacpp.runtime import LlamaRuntime
 from rkllm_twisted.errors import InvalidParams, PromptTooLong, RuntimeCallFailed
@@ -16,21 +14,15 @@ from rkllm_twisted.values import (
     InputType,
     RKLLMInferParam,
     RKLLMInput,
-    RKLLMTokenInput,
 )
-from tests.backends.llamacpp.running import GREEDY, Run, greedy, recordedLibrary
+from tests.backends.llamacpp.asking import textInput, tokenInput
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import RING, TURN_END, TURN_START, tokenOf
 
 NORMAL, WAITING, FINISH = CallState.RKLLM_RUN_NORMAL, CallState.RKLLM_RUN_WAITING, CallState.RKLLM_RUN_FINISH
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}
 ENDLESS = {"ignore_eos_token": True}
-
-
-def tokenInput(ids, count=None):
-    return RKLLMInput(
-        input_type=InputType.RKLLM_INPUT_TOKEN,
-        token_input=RKLLMTokenInput(input_ids=ids, n_tokens=len(ids) if count is None else count),
-    )
 
 
 class TestText:
@@ -103,10 +95,11 @@ class TestEnd:
         run = Run(load({"style": "cycle", "eosAfter": "m"}, skip_special_token=False), "hello", greedy())
         assert (run.text, run.reason) == ("abcdefghijklm<|im_end|>", "stop")
 
-    def test_end_token_may_be_ignored(self, load):
-        model = load({"style": "cycle", "eosAfter": "c"}, skip_special_token=True, ignore_eos_token=True)
+    @pytest.mark.parametrize(("skips", "text"), [(True, "abc"), (False, "abc" + "<|im_end|>" * 7)])
+    def test_end_token_may_be_ignored(self, load, skips, text):
+        model = load({"style": "cycle", "eosAfter": "c"}, skip_special_token=skips, ignore_eos_token=True)
         run = Run(model, "hello", greedy(max_new_tokens=10))
-        assert (run.text, run.reason, len(run.tokens)) == ("abc", "length", 10)
+        assert (run.text, run.reason, len(run.tokens)) == (text, "length", 10)
 
     @pytest.mark.parametrize(
         ("ofInit", "ofRun", "expected"), [(7, 0, 7), (7, -1, 7), (7, 3, 3), (7, 9, 9), (0, 0, 512), (-1, 0, 553)]
@@ -134,15 +127,12 @@ class TestEnd:
         assert caught.value.data == {"tokens": count, "limit": 32}
         assert Run(model, tokenInput([5]), greedy(max_new_tokens=1)).reason == "length"
 
-    def test_text_that_cannot_fit_is_not_tokenised(self, models):
-        library = recordedLibrary()
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
+    def test_text_that_cannot_fit_is_not_tokenised(self, recorded):
+        model, c = recorded()
         with pytest.raises(PromptTooLong) as caught:
             Run(model, "<|im_start|>" * 10000)
         assert caught.value.data["tokens"] >= 2048
-        assert not library.c.count("llama_tokenize")
-        model.destroy()
+        assert not c.count("llama_tokenize")
 
 
 class TestPerf:
@@ -154,173 +144,14 @@ class TestPerf:
         assert (perf.prefill_time_ms, perf.generate_time_ms) == (500.0, 1500.0)
         assert 10 < perf.memory_usage_mb < 100_000
 
-    def test_batches_stay_below_the_limit(self, models):
-        library, batches = recordedLibrary(), []
-        decode = library.c.llama_decode
-        library.c.answers["llama_decode"] = lambda context, batch: (
-            batches.append(batch.n_tokens) or decode(context, batch)
-        )
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**CYCLE))))
+    def test_batches_stay_below_the_limit(self, recorded):
+        model, c = recorded(CYCLE)
+        decode, batches = c.llama_decode, []
+        c.answers["llama_decode"] = lambda context, batch: batches.append(batch.n_tokens) or decode(context, batch)
         run = Run(model, tokenInput([tokenOf(ord("a"))] * 600), greedy(max_new_tokens=2))
         assert run.text == "bc"
         assert sum(batches) == 601
         assert max(batches) <= BLOCK
-        model.destroy()
-
-
-class TestSampling:
-    def test_of_the_run_replaces_that_of_init(self, load):
-        model = load(RANDOM, top_k=40, temperature=5.0)
-        assert Run(model, "x", greedy(max_new_tokens=30)).tokens == Run(model, "x", greedy(max_new_tokens=30)).tokens
-        hot = [Run(model, "x", RKLLMInferParam(max_new_tokens=30)).tokens for _ in range(2)]
-        assert hot[0] != hot[1]
-
-    @pytest.mark.parametrize(
-        "fields",
-        [
-            {"top_k": 40, "temperature": 0.0},
-            {"top_k": 40, "temperature": 1e-40},
-            {"top_k": 1, "temperature": 9.0, "mirostat": 2},
-        ],
-    )
-    def test_greedy_in_other_ways(self, load, fields):
-        model = load(RANDOM)
-        other = RKLLMInferParam(sampling_params=structs.replace(GREEDY, **fields), max_new_tokens=30)
-        assert Run(model, "x", other).tokens == Run(model, "x", greedy(max_new_tokens=30)).tokens
-
-    def test_seed_makes_runs_repeatable(self, load):
-        def tokens(seed):
-            model = load(
-                RANDOM, runtime=makeBackend({"threads": "1", "seed": seed}), temperature=2.0, max_new_tokens=30
-            )
-            return [Run(model, "x").tokens for _ in range(2)]
-
-        first, second = tokens("7")
-        assert first == second
-        assert tokens("7")[0] == first
-        assert tokens("8")[0] != first
-
-    @pytest.mark.parametrize("mirostat", [1, 2])
-    def test_mirostat(self, load, mirostat):
-        model = load(RANDOM, runtime=makeBackend({"threads": "1", "seed": "1"}), **ENDLESS)
-
-        def tokens(**fields):
-            sampling = structs.replace(GREEDY, top_k=40, temperature=1.5, **fields)
-            return Run(model, "x", RKLLMInferParam(sampling_params=sampling, max_new_tokens=40)).tokens
-
-        plain, with_ = tokens(), tokens(mirostat=mirostat, mirostat_tau=9.0)
-        assert len(with_) == 40
-        assert with_ != plain
-
-    @pytest.mark.parametrize(
-        ("field", "value", "tokens"),
-        [("repeat_penalty", 1000.0, 20), ("frequency_penalty", 2.0, 5), ("presence_penalty", 1000.0, 20)],
-    )
-    def test_penalties(self, load, field, value, tokens):
-        model = load({"style": "cycle", "ring": "ab"}, **ENDLESS)
-        assert Run(model, "x", greedy(max_new_tokens=20)).text == "ab" * 10
-        strict = structs.replace(GREEDY, **{field: value})
-        run = Run(model, "x", RKLLMInferParam(sampling_params=strict, max_new_tokens=20))
-        assert len(set(run.tokens)) >= tokens
-
-    @pytest.mark.parametrize(
-        ("field", "value"),
-        [("top_p", 0.0), ("temperature", float("nan")), ("repeat_penalty", 0.0), ("mirostat", 3), ("top_k", -1)],
-    )
-    def test_bad_value_is_named(self, load, field, value):
-        model = load(RANDOM)
-        sampling = structs.replace(GREEDY, **{field: value})
-        with pytest.raises(InvalidParams) as caught:
-            Run(model, "x", RKLLMInferParam(sampling_params=sampling))
-        assert caught.value.detail.startswith(f"$.rkllm_infer_params.sampling_params.{field}: expected ")
-
-
-class TestAbort:
-    def test_before_the_run_begins(self, models):
-        library = recordedLibrary()
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
-        library.c.calls.clear()
-        model.prepare()
-        model.abort()
-        run = Run(model, "hello", greedy(), prepare=False)
-        assert (run.reason, run.results, run.perf.prefill_tokens) == ("abort", [], 0)
-        assert not library.c.count("llama_decode")
-        model.destroy()
-
-    def test_during_prefill(self, load):
-        """From another thread, as soon as the computation has begun: most of the prompt is then never computed."""
-        model = load({"style": "random", "contextLength": 16384}, max_context_len=16384)
-        begun, compute = threading.Event(), model._context.compute
-
-        def begin(*arguments):
-            begun.set()
-            compute(*arguments)
-
-        model._context.compute = begin
-        thread = threading.Thread(target=lambda: begun.wait() and model.abort())
-        thread.start()
-        run = Run(model, tokenInput([5, 6, 7] * 5000), greedy())
-        thread.join()
-        assert (run.reason, run.results) == ("abort", [])
-        assert model.getKVCacheSize()[0] < 10_000
-
-    def test_inside_one_batch(self, load):
-        """Also a prompt of a single batch stops: the flag is set when llama_decode begins."""
-        model = load(RANDOM)
-        baseline = Run(model, "hello", greedy(max_new_tokens=20)).tokens
-        compute = model._context.compute
-
-        def stopped(*arguments):
-            model.abort()
-            return compute(*arguments)
-
-        model._context.compute = stopped
-        run = Run(model, "a prompt", greedy(max_new_tokens=20))
-        assert (run.reason, run.results, run.perf.prefill_tokens) == ("abort", [], 0)
-        model._context.compute = compute
-        assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == baseline
-
-    def test_within_one_token(self, load):
-        model = load(CYCLE)
-        seen = []
-
-        def onResult(result, state):
-            seen.append(result.text)
-            if len(seen) == 5:
-                model.abort()
-
-        run = Run(model, "hello", greedy(), onResult)
-        assert (run.text, run.reason) == ("abcde", "abort")
-
-    def test_from_another_thread(self, load):
-        model = load({"style": "cycle", "contextLength": 16384}, max_context_len=16384, max_new_tokens=-1)
-        begun = threading.Event()
-
-        def abort():
-            begun.wait()
-            model.abort()
-            model.abort()
-
-        thread = threading.Thread(target=abort)
-        thread.start()
-        run = Run(model, "hello", greedy(), lambda result, state: begun.set())
-        thread.join()
-        assert run.reason == "abort"
-        assert run.perf.prefill_tokens
-
-    def test_with_nothing_running_does_not_touch_the_next_run(self, load):
-        model = load(CYCLE)
-        model.abort()
-        assert Run(model, "hello", greedy(max_new_tokens=3)).text == "abc"
-
-    def test_after_destroy(self, load):
-        model = load(CYCLE)
-        model.destroy()
-        model.abort()
-        model.prepare()
-        model.destroy()
 
 
 class TestInput:
@@ -348,9 +179,8 @@ class TestInput:
             Run(load(RANDOM), RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT))
 
     def test_unknown_role(self, load):
-        prompt = RKLLMInput(input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input="x", role="king")
         with pytest.raises(InvalidParams, match=r'\$\.rkllm_input\.role: expected "user" or "tool"'):
-            Run(load(RANDOM), prompt)
+            Run(load(RANDOM), textInput("x", role="king"))
 
     @pytest.mark.parametrize(
         ("role", "prompt", "thinks", "expected"),
@@ -372,10 +202,8 @@ class TestInput:
         monkeypatch.setattr(
             vocabulary, "tokenize", lambda text, limit, **how: texts.append(text) or tokenize(text, limit, **how)
         )
-        prompt = RKLLMInput(
-            input_type=InputType.RKLLM_INPUT_PROMPT, prompt_input=prompt, role=role, enable_thinking=thinks
-        )
-        assert Run(model, prompt, greedy(max_new_tokens=3)).text == "abc"
+        given = textInput(prompt, role=role, enable_thinking=thinks)
+        assert Run(model, given, greedy(max_new_tokens=3)).text == "abc"
         assert texts == [expected]
 
     def test_special_tokens_of_the_template_are_tokens(self, load):
@@ -398,26 +226,23 @@ class TestInput:
 
 
 class TestFailures:
-    def test_failed_decode_says_so_and_leaves_a_clean_model(self, models):
-        library = recordedLibrary()
-        runtime = LlamaRuntime(threads=1, openLibrary=lambda: library)
-        model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=str(models(**RANDOM))))
+    def test_failed_decode_says_so_and_leaves_a_clean_model(self, recorded):
+        model, c = recorded()
         baseline = Run(model, "hello", greedy(max_new_tokens=20)).tokens
         seen = []
 
         def onResult(result, state):
             seen.append(state)
-            library.c.answers["llama_decode"] = lambda context, batch: -3
+            c.answers["llama_decode"] = lambda context, batch: -3
 
         with pytest.raises(RuntimeCallFailed) as caught:
             Run(model, "hello", greedy(), onResult)
         assert caught.value.data == {"function": "llama_decode", "status": -3}
         assert len(seen) == 1
         assert model.getKVCacheSize() == [model._context.count(0)]
-        library.c.answers.clear()
+        c.answers.clear()
         assert Run(model, "hello", greedy(max_new_tokens=20)).tokens == baseline
-        assert library.c.count("llama_sampler_chain_init") == library.c.count("llama_sampler_free") == 3
-        model.destroy()
+        assert c.count("llama_sampler_chain_init") == c.count("llama_sampler_free") == 3
 
     def test_call_after_destroy_does_not_reach_freed_memory(self, load):
         model = load(RANDOM)

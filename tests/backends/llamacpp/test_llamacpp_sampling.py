@@ -12,7 +12,8 @@ from rkllm_twisted.backends.llamacpp import makeBackend
 from rkllm_twisted.errors import InvalidParams
 from rkllm_twisted.values import RKLLMInferParam, RKLLMSamplingParam
 from tests.backends.llamacpp.asking import logitRows, logitsOf, said, someTokens, tokenInput
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import tokenOf
 
 RANDOM, CYCLE = {"style": "random"}, {"style": "cycle"}
@@ -102,8 +103,14 @@ class TestDistribution:
 
     def test_of_what_takes_the_likeliest(self, drawn, logits):
         best = int(logits.argmax())
-        for fields in ({"top_k": 1, "temperature": 9.0}, {"temperature": 0.0}, {"top_p": 1e-6}):
-            assert set(drawn(**fields)) == {best}
+        for fields in (
+            {"top_k": 1, "temperature": 9.0},
+            {"top_k": 1, "mirostat": 2},
+            {"temperature": 0.0},
+            {"temperature": 1e-40},
+            {"top_p": 1e-6},
+        ):
+            assert set(drawn(**fields)) == {best}, fields
 
 
 def penalised(rows, tokens, repeat=1.0, frequency=0.0, presence=0.0):
@@ -262,10 +269,20 @@ class TestInitAndRun:
         lengths = [len(Run(model, "x", greedy(max_new_tokens=most)).tokens) for most in (3, 0, -1, 9, 0)]
         assert lengths == [3, 7, 7, 9, 7]
 
-    @pytest.mark.parametrize(("field", "value"), [("top_k", -1), ("mirostat_tau", 0.0), ("mirostat_eta", -0.1)])
-    def test_bad_values_are_named(self, load, runtime, models, field, value):
-        """What only this backend refuses; the ranges of C are checked elsewhere."""
-        fields = {field: value, "mirostat": 1}
+    @pytest.mark.parametrize(
+        ("field", "value"),
+        [
+            ("top_k", -1),
+            ("top_p", 0.0),
+            ("temperature", float("nan")),
+            ("repeat_penalty", 0.0),
+            ("mirostat", 3),
+            ("mirostat_tau", 0.0),
+            ("mirostat_eta", -0.1),
+        ],
+    )
+    def test_bad_values_are_named(self, load, field, value):
+        fields = {"mirostat": 1, field: value}
         with pytest.raises(InvalidParams) as caught:
             load(RANDOM, **fields)
         assert caught.value.detail.startswith(f"$.param.{field}: expected ")
@@ -296,15 +313,3 @@ class TestSeed:
         assert Run(seeded(1), PROMPT, greedy(max_new_tokens=30)).tokens == (
             Run(seeded(2), PROMPT, greedy(max_new_tokens=30)).tokens
         )
-
-
-class TestSpecialTokens:
-    @pytest.mark.parametrize(("skips", "text"), [(True, "abc"), (False, "abc<|im_end|>")])
-    def test_are_in_the_text_or_not(self, load, skips, text):
-        run = Run(load({**CYCLE, "eosAfter": "c"}, skip_special_token=skips), "x", greedy(max_new_tokens=9))
-        assert (run.text, run.tokens[-1], run.reason) == (text, 2, "stop")
-
-    def test_that_end_are_gone_past_if_told_so(self, load):
-        model = load({**CYCLE, "eosAfter": "c"}, ignore_eos_token=True, skip_special_token=False)
-        run = Run(model, "x", greedy(max_new_tokens=6))
-        assert (run.text, run.reason) == ("abc" + "<|im_end|>" * 3, "length")

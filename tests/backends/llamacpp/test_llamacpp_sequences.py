@@ -15,8 +15,10 @@ from rkllm_twisted.values import (
     RKLLMLoraParam,
     RKLLMPromptCacheParam,
 )
-from tests.backends.llamacpp.rigged import CACHES, Rigged, tokens
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.asking import tokenInput
+from tests.backends.llamacpp.rigged import CACHES, Rigged
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 from tests.tiny_model import writeAdapter
 
 RANDOM = {"style": "random"}
@@ -82,7 +84,7 @@ class Model(RuleBasedStateMachine):
             self.rigged.atDecode(at, TROUBLES[trouble](self.model))
         seen = []
         try:
-            Run(self.model, tokens(prompt), param, lambda result, state: seen.append(result.token_id))
+            Run(self.model, tokenInput(prompt), param, lambda result, state: seen.append(result.token_id))
             failed, answer = False, [token for token in seen[:-1] if token >= 0]  # the last is FINISH
         except RuntimeCallFailed:
             failed, answer = True, seen
@@ -106,7 +108,7 @@ class Model(RuleBasedStateMachine):
         places = list(self.sequence.places)
         chosen = name and RKLLMLoraParam(lora_adapter_name=name)
         param = greedy(max_new_tokens=1, mode=InferMode.RKLLM_INFER_GET_LOGITS, lora_params=chosen)
-        logits = Run(self.fresh, tokens(places), param).results[0].logits
+        logits = Run(self.fresh, tokenInput(places), param).results[0].logits
         rows = np.frombuffer(logits.logits, np.float32).reshape(logits.num_tokens, logits.vocab_size)
         for index in range(len(places) - len(answer), len(places)):
             assert rows[index - 1][places[index]] > rows[index - 1].max() - TOLERANCE

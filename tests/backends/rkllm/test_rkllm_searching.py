@@ -1,11 +1,17 @@
 """Where the library is, and what is said where there is none."""
 
+import shutil
 import struct
 from pathlib import Path
 
 import pytest
+import pytest_twisted
+from msgspec import structs
+from twisted.internet import reactor
 
-from rkllm_twisted.backends import NoSuchBackend, backendMakers, makeBackend, rkllm
+from rkllm_twisted.backends import NoSuchBackend, backendMakers, located, makeBackend, rkllm
+from rkllm_twisted.backends.isolated.backend import IsolatedBackend
+from rkllm_twisted.backends.isolated.limits import Limits
 from rkllm_twisted.backends.rkllm import searching
 from rkllm_twisted.backends.rkllm.searching import NoLibrary, findLibrary
 from tests.standins import needsCompiler, standin
@@ -66,6 +72,15 @@ def test_what_cannot_be_looked_at_is_no_library(places):
         findLibrary(None, {}, [places / TOO_LONG])
     with pytest.raises(NoLibrary, match=r"library= names /n+, which is not a file: file name too long$"):
         findLibrary(f"/{TOO_LONG}", {}, [])
+
+
+def test_path_is_absolute_wherever_it_comes_from(places, monkeypatch):
+    """The library is opened later than it is found, and maybe in another directory."""
+    path = put(places / "first")
+    monkeypatch.chdir(places)
+    assert findLibrary("first/librkllmrt.so", {}, []) == path
+    assert findLibrary(None, {"RKLLM_LIBRARY": "first/librkllmrt.so"}, []) == path
+    assert findLibrary(None, {"LD_LIBRARY_PATH": "first"}, []) == path
 
 
 def test_usual_directories():
@@ -129,3 +144,60 @@ def test_library_that_is_none_is_not_taken(elsewhere, monkeypatch, tmp_path):
     (tmp_path / "wrong.so").write_text("hello")
     monkeypatch.setenv("RKLLM_LIBRARY", str(tmp_path / "wrong.so"))
     assert rkllm.unusable() == f"{tmp_path}/wrong.so: not an ELF file"
+
+
+# A daemon that goes to work in another directory than it was started in
+
+
+@pytest.fixture
+def started(elsewhere, monkeypatch, tmp_path):
+    """A function that gives the backend of a description, read in a directory with a library that is left then."""
+
+    def started(description="rkllm:library=librkllmrt.so"):
+        shutil.copy(standin("1.3"), tmp_path / "librkllmrt.so")
+        monkeypatch.chdir(tmp_path)
+        runtime = makeBackend(description)
+        isolated = IsolatedBackend(runtime, description, reactor, Limits())
+        monkeypatch.chdir("/")
+        return runtime, isolated
+
+    return started
+
+
+@pytest.fixture
+def param(library):
+    """A function that gives parameters that load a model of the stand-in."""
+    return lambda backend: structs.replace(backend.createDefaultParam(), model_path=library.model)
+
+
+@needsCompiler
+def test_relative_library_is_found_in_this_process(started, param):
+    runtime, _ = started()
+    runtime.init(param(runtime)).destroy()
+
+
+@needsCompiler
+@pytest_twisted.ensureDeferred
+async def test_relative_library_is_found_by_a_child(started, param):
+    _, isolated = started()
+    model = await isolated.init(param(isolated))
+    await model.destroy()
+
+
+@needsCompiler
+@pytest_twisted.ensureDeferred
+async def test_relative_library_of_the_environment_is_found_by_a_child(started, param, monkeypatch):
+    monkeypatch.setenv("RKLLM_LIBRARY", "librkllmrt.so")
+    _, isolated = started("rkllm")
+    model = await isolated.init(param(isolated))
+    await model.destroy()
+
+
+def test_description_with_the_path_keeps_what_else_it_says(elsewhere, monkeypatch, tmp_path):
+    strange = tmp_path / r"a:b\c"
+    strange.mkdir()
+    path = put(strange)
+    monkeypatch.chdir(strange)
+    assert located("rkllm:library=librkllmrt.so:abi=1.3") == (
+        "rkllm:library=" + path.replace("\\", r"\\").replace(":", r"\:") + ":abi=1.3"
+    )
