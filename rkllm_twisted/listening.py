@@ -14,7 +14,7 @@ from typing import Any
 from twisted.internet.endpoints import UNIXServerEndpoint, serverFromString
 from twisted.internet.interfaces import IStreamServerEndpoint
 
-from rkllm_twisted.backends import splitDescription
+from rkllm_twisted.backends import joinDescription, splitDescription
 from rkllm_twisted.ranges import MAX_SOCKET_PATH
 
 
@@ -29,6 +29,14 @@ class InUse(AddressUnusable):
 def unixPath(listen: str) -> str | None:
     """The path in the file system that a server endpoint string names; None for any other endpoint."""
     return _unixOptions(listen)["address"] if listen.startswith("unix:") else None
+
+
+def absolute(listen: str) -> str:
+    """The same server endpoint string for a process in another directory: the path of a Unix socket is absolute."""
+    path = unixPath(listen)
+    if path is None or os.path.isabs(path):
+        return listen
+    return joinDescription("unix", {**_unixOptions(listen), "address": os.path.abspath(path)})
 
 
 def serverEndpoint(reactor: Any, listen: str) -> IStreamServerEndpoint:

@@ -13,6 +13,7 @@ from twisted.python import usage
 from rkllm_twisted._version import __version__
 from rkllm_twisted.backends import backendMakers
 from rkllm_twisted.backends.isolated.limits import Limits
+from rkllm_twisted.listening import absolute
 from rkllm_twisted.scheduling.scheduler import MAX_QUEUE
 from rkllm_twisted.server import LINE_LIMIT, MAX_BACKLOG, MAX_CLIENTS, MAX_LINE
 from rkllm_twisted.service import DEFAULT_PATH
@@ -121,6 +122,10 @@ class Options(usage.Options):
             # A colon in a path would end it in an endpoint string.
             path = self._environ.get("RKLLM_UDS_PATH") or DEFAULT_PATH
             self["listen"].append(("unix:" + path.replace("\\", "\\\\").replace(":", "\\:"), None))
+        # Between this and the start twistd changes to its --rundir; what is relative is meant here.
+        self["listen"] = [(_absolute(address), methods) for address, methods in self["listen"]]
+        if self["model"] is not None and _isFile(self["model"]):
+            self["model"] = os.path.abspath(self["model"])
         addresses = [address for address, _ in self["listen"]]
         if twice := next((each for each in addresses if addresses.count(each) > 1), None):
             raise usage.UsageError(f"--listen: {twice} is given twice")
@@ -137,6 +142,18 @@ class Options(usage.Options):
         for name, read in READERS.items():
             if self[name] is not None:
                 self[name] = read(f"--{name}", self[name])
+
+
+def _absolute(listen: str) -> str:
+    try:
+        return absolute(listen)
+    except ValueError as error:
+        raise usage.UsageError(f"--listen: {error}") from None
+
+
+def _isFile(model: str) -> bool:
+    """Whether a model is named by a path; a name without slash and suffix may be a short one of the backend's own."""
+    return ("/" in model or "." in model) and os.path.isfile(model)
 
 
 def _positive(source: str, text: str) -> int:

@@ -69,6 +69,24 @@ def test_several_sockets_with_different_methods():
     ]
 
 
+def test_what_is_relative_is_meant_where_the_daemon_is_started(monkeypatch, tmp_path):
+    """twistd changes to its --rundir after that. A name without slash and suffix may be a short one."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("m.gguf", "smollm2"):
+        (tmp_path / name).touch()
+    options = parsed("--listen", "unix:a\\:b:mode=660", "-l", "unix:/s", "-l", "tcp:0", "--model", "m.gguf")
+    here = str(tmp_path).replace(":", "\\:")
+    assert [address for address, _ in options["listen"]] == [
+        f"unix:address={here}/a\\:b:mode=660",
+        "unix:/s",
+        "tcp:0",
+    ]
+    assert options["model"] == str(tmp_path / "m.gguf")
+    assert parsed("--model", "./smollm2")["model"] == str(tmp_path / "smollm2")
+    assert parsed("--model", "smollm2")["model"] == "smollm2"
+    assert parsed(RKLLM_UDS_PATH="s")["listen"] == [(f"unix:address={here}/s", None)]
+
+
 def test_users_and_groups():
     root, group = pwd.getpwuid(0).pw_name, grp.getgrgid(0).gr_name
     options = parsed("--allow-uid", f"{root},1000", "--allow-gid", f"44,{group}")

@@ -141,6 +141,9 @@ class RKLLMInput(Value, frozen=True):
         InputType.RKLLM_INPUT_MULTIMODAL: "multimodal_input",
     }
 
+    ROLES: ClassVar[tuple[str, ...]] = ("user", "tool")
+    """What ``role`` may be."""
+
     @property
     def chosen(self) -> object:
         """The member that ``input_type`` names; None if it is missing."""

@@ -23,7 +23,6 @@ from rkllm_twisted.values import (
 
 Number = TypeVar("Number", int, float)
 
-ROLES = ("user", "tool")
 NO_CROSS_ATTENTION = "llama.cpp computes an encoder's keys and values itself and cannot be given them"
 
 
@@ -81,7 +80,10 @@ def checkInput(input: RKLLMInput, where: str) -> None:
     member = RKLLMInput.MEMBERS[input.input_type]
     if input.chosen is None:
         raise InvalidParams(f"{where}.{member}: expected a value, as input_type is {input.input_type.name}")
-    if input.input_type in (InputType.RKLLM_INPUT_PROMPT, InputType.RKLLM_INPUT_MULTIMODAL) and input.role not in ROLES:
+    if (
+        input.input_type in (InputType.RKLLM_INPUT_PROMPT, InputType.RKLLM_INPUT_MULTIMODAL)
+        and input.role not in input.ROLES
+    ):
         raise InvalidParams(f'{where}.role: expected "user" or "tool", got {input.role!r}')
 
 

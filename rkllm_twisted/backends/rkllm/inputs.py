@@ -11,8 +11,6 @@ from rkllm_twisted.errors import InvalidParams
 from rkllm_twisted.ranges import checkFields, checkNul, cut
 from rkllm_twisted.values import RKLLMEmbedInput, RKLLMInput, RKLLMMultiModalInput, RKLLMTokenInput
 
-ROLES = ("user", "tool")
-
 
 def checkedInput(family: Family, input: RKLLMInput, where: str) -> RKLLMInput:
     """Check the input of a run.
@@ -34,7 +32,7 @@ def checkedInput(family: Family, input: RKLLMInput, where: str) -> RKLLMInput:
     member = input.MEMBERS[input.input_type]
     if input.chosen is None:
         raise InvalidParams(f"{where}.{member}: missing, input_type {input.input_type.value} needs it")
-    if input.role not in ROLES:
+    if input.role not in input.ROLES:
         raise InvalidParams(f'{where}.role: expected "user" or "tool", got {cut(repr(input.role))}')
     wanted = _counted(family, _alone(input))
     refuseLacking(family, "RKLLMInput", wanted, where)
