@@ -108,7 +108,7 @@ class ScriptedModel(OptionalFunctions):
     capabilities = ScriptedBackend.capabilities
     epoch = 0
 
-    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int, batch: int) -> None:
+    def __init__(self, clock: IReactorTime, script: Script, interval: float, limit: int, batch: int = 1) -> None:
         self._clock = clock
         self._script = script
         self._interval = interval
