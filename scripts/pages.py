@@ -1,16 +1,19 @@
-"""Writes pages of docs/reference that come from the code: error codes and transcripts. A test compares them.
+"""Writes pages of docs/reference that come from the code: error codes, transcripts, the command. A test compares them.
 
-Usage: python scripts/pages.py
+Usage: python -m scripts.pages
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from argparse import Action
 from collections.abc import Iterator
 from pathlib import Path
 
 from rkllm_twisted import errors
+from rkllm_twisted.cli.arguments import DEFAULT_SOCKET, parser
+from scripts.manual import STATUSES, VARIABLES, commandsOf, optionsOf
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs/reference"
@@ -27,6 +30,12 @@ Conversations with the daemon. **Generated** by `scripts/pages.py` from `tests/t
 `tests/test_transcripts.py` plays each, line by line, with the backend in memory. `-->` is sent by a client and
 `<--` comes back, `~~~` lets seconds pass, a letter before an arrow is another client; [the rest of the
 notation](../../tests/transcripts/README.md).
+"""
+COMMAND = """# The command `rkllm`
+
+Asks a daemon, or looks at this machine. **Generated** by `scripts/pages.py` from the parser of the command, which shows
+the same with `--help`. Answers go to standard output, everything else to standard error. The options of the daemon,
+`twistd rkllm`, are on [a page of their own](options.md).
 """
 DO = {
     -32700: "Send one JSON document a line, in UTF-8.",
@@ -91,7 +100,37 @@ def rulesOf(path: Path) -> set[str]:
     return {rule for line in lines if line.startswith("# Rules:") for rule in RULE.findall(line)}
 
 
-WRITERS = {"errors.md": errorsPage, "transcripts.md": transcriptsPage}
+def commandPage() -> Iterator[str]:
+    """Each command with what it takes."""
+    yield from COMMAND.splitlines()
+    root = parser(DEFAULT_SOCKET)
+    yield from ("", "Of every command but `detect` and `completion`:", "", *argumentsTable(optionsOf(root)[1:]))
+    for name, (one, purpose) in commandsOf(root).items():
+        actions = [action for action in optionsOf(one) if action.dest != "socket"]
+        yield from ("", f"## `rkllm {name}`", "", f"{purpose[:1].upper()}{purpose[1:]}.")
+        if actions:
+            yield from ("", *argumentsTable(actions))
+    for title, first, texts in (("Exit status", "status", STATUSES), ("Environment", "variable", VARIABLES)):
+        yield from ("", f"## {title}", "", f"| {first} | what it is |", "|---|---|")
+        yield from (f"| `{name}` | {text} |" for name, text in texts.items())
+
+
+def argumentsTable(actions: list[Action]) -> Iterator[str]:
+    """Options and arguments, each with what it is."""
+    yield from ("| argument | what it is |", "|---|---|")
+    for action in actions:
+        value = "" if action.nargs == 0 else str(action.metavar or action.dest)
+        spelled = " ".join(filter(None, (", ".join(action.option_strings), value)))
+        yield f"| `{spelled}` | {helpOf(action)} |"
+
+
+def helpOf(action: Action) -> str:
+    """What an argument is, without what the environment of this machine has to do with it."""
+    text = (action.help or "").split("; now ")[0].replace("%%", "%")
+    return text + ")" * (text.count("(") - text.count(")"))
+
+
+WRITERS = {"errors.md": errorsPage, "transcripts.md": transcriptsPage, "command.md": commandPage}
 
 if __name__ == "__main__":
     for name, lines in WRITERS.items():
