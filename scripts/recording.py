@@ -35,7 +35,7 @@ class Screen:
         self._isReturned = False
 
     def write(self, text: str, now: float) -> None:
-        """Take what a program has written. Colours are left out, long lines go on in the next."""
+        """Take what a program has written. Colours are left out; a long line goes on in the next, between words."""
         place = 0
         for found in CONTROL.finditer(text):
             self._put(text[place : found.start()], now)
@@ -53,9 +53,11 @@ class Screen:
         whole = text if self._isReturned else self.states[-1][-1][1] + text
         self._isReturned = False
         while len(whole) > COLUMNS:
-            self._set(whole[:COLUMNS], now)
+            space = whole.rfind(" ", 0, COLUMNS + 1)
+            end = space if space > 0 else COLUMNS
+            self._set(whole[:end], now)
             self.states.append([(now, "")])
-            whole = whole[COLUMNS:]
+            whole = whole[end:].removeprefix(" ")
         self._set(whole, now)
 
     def _set(self, text: str, now: float) -> None:
