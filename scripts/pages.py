@@ -91,7 +91,7 @@ def transcriptsPage() -> Iterator[str]:
         yield f"| {rule} | {', '.join(links) or 'tests only'} |"
     for path in paths:
         place = f"../../tests/transcripts/{path.name}"
-        yield from ("", f"## {path.stem}", "", f"```{{literalinclude}} {place}", ":language: text", "```")
+        yield from ("", f"## {path.stem}", "", f"```{{literalinclude}} {place}", ":language: transcript", "```")
 
 
 def rulesOf(path: Path) -> set[str]:
