@@ -117,6 +117,7 @@ def svg(screen: Screen, seconds: float) -> str:
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">
 <title>A terminal: the daemon is started and asked</title>
 <!-- Written by scripts/recording.py from the real program, {seconds:.1f} s -->
+<style>text {{ white-space: pre }}</style>
 <rect width="100%" height="100%" rx="6" fill="#16161e"/>
 <g font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14" fill="#d5d9e0" xml:space="preserve">
 {rows}
