@@ -13,6 +13,7 @@ ROOT = Path(__file__).parent.parent
 
 project = "rkllm-twisted"
 author = "the rkllm-twisted authors"
+copyright = f"2026, {author}"
 release = version = __version__
 extensions = ["myst_parser", "pydoctor.sphinx_ext.build_apidocs"]
 exclude_patterns = ["conf.py"]
