@@ -91,7 +91,8 @@ def transcriptsPage() -> Iterator[str]:
         yield f"| {rule} | {', '.join(links) or 'tests only'} |"
     for path in paths:
         place = f"../../tests/transcripts/{path.name}"
-        yield from ("", f"## {path.stem}", "", f"```{{literalinclude}} {place}", ":language: transcript", "```")
+        yield from ("", f"## {path.stem}", "", f"[{path.name}]({place}):", "")
+        yield from (f"```{{literalinclude}} {place}", ":language: transcript", "```")
 
 
 def rulesOf(path: Path) -> set[str]:
