@@ -63,9 +63,9 @@ format: $(VENV)/.test  ## Bring the sources into their format
 	@$(BIN)/ruff check --fix-only $(SOURCES)
 	@$(BIN)/ruff format $(SOURCES)
 
-reference: $(VENV)/.test  ## Write what comes from the code: pages of docs/reference, man pages, completion
+reference: $(VENV)/.test  ## Write what comes from the code: pages and pictures of the docs, man pages
 	@$(BIN)/python scripts/reference.py >docs/reference/methods.md
-	@$(BIN)/python scripts/pages.py
+	@$(BIN)/python -m scripts.pages
 	@$(BIN)/python scripts/manual.py
 	@$(BIN)/python -m scripts.diagrams
 	@$(BIN)/python -m scripts.lives

@@ -3,7 +3,8 @@
 import re
 from pathlib import Path
 
-from pygments.lexers.special import TextLexer
+from pygments.lexer import RegexLexer
+from pygments.token import Comment, Keyword, Text
 from sphinx.application import Sphinx
 
 from rkllm_twisted import __version__
@@ -12,12 +13,19 @@ ROOT = Path(__file__).parent.parent
 
 project = "rkllm-twisted"
 author = "the rkllm-twisted authors"
+copyright = f"2026, {author}"
 release = version = __version__
 extensions = ["myst_parser", "pydoctor.sphinx_ext.build_apidocs"]
 exclude_patterns = ["conf.py"]
 myst_heading_anchors = 3
 html_theme = "alabaster"
-html_theme_options = {"page_width": "76em", "description": "The RKLLM runtime on one Unix socket"}
+html_theme_options = {
+    "page_width": "76em",
+    "body_max_width": "none",
+    "description": "The RKLLM runtime on one Unix socket",
+}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 highlight_language = "text"
 
 pydoctor_args = [
@@ -35,6 +43,18 @@ pydoctor_args = [
 ]
 
 
+class TranscriptLexer(RegexLexer):
+    """Shows where each line of a conversation begins."""
+
+    tokens = {
+        "root": [
+            (r"^#.*\n", Comment),
+            (r"^[a-z]?(-->|<--|--\||--x|<-\||~~~|\$)", Keyword),
+            (r".*\n", Text),
+        ]
+    }
+
+
 def outside(app: Sphinx, page: str, source: list[str]) -> None:
     """Offer what a page links to outside of the docs as a file."""
     directory = (ROOT / "docs" / page).parent
@@ -48,5 +68,5 @@ def outside(app: Sphinx, page: str, source: list[str]) -> None:
 
 def setup(app: Sphinx) -> None:
     """Called by Sphinx."""
-    app.add_lexer("transcript", TextLexer)
+    app.add_lexer("transcript", TranscriptLexer)
     app.connect("source-read", outside)

@@ -9,7 +9,6 @@ the diagrams are of what the code does; a test compares the page with what this 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from html import escape
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -20,20 +19,18 @@ from rkllm_twisted.backends.scripted import ScriptedBackend
 from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.testing.peers import Peer, Server
 from rkllm_twisted.values import RKLLMInput
-from scripts.svg import box, framed
+from scripts.lanes import Edges, picture
 
 PAGE = Path(__file__).parent.parent / "docs/explanation/states.md"
 DEPTH = 4
-LEFT, BOX, HEIGHT, GAP, ROW = 90, 150, 34, 560, 130
 MANY = "word " * 1000
 FAILS = "fails"
 
 
 def script(input: RKLLMInput) -> Iterator[str]:
-    """A word a second, as many as there are; one prompt fails after two."""
-    words = (input.prompt_input or "").split()
-    for number, word in enumerate(words):
-        if words[0] == FAILS and number == 2:
+    """A word a second, as many as there are, or until one says that it fails."""
+    for word in (input.prompt_input or "").split():
+        if word == FAILS:
             raise RuntimeCallFailed(function="rkllm_run", status=-1)
         yield word
 
@@ -89,7 +86,6 @@ class Conversation:
 
 
 Event = Callable[[Conversation], object]
-Edges = dict[tuple[str, str], list[str]]
 
 
 class Machine:
@@ -111,7 +107,6 @@ class Machine:
         self._events = events
         self._observe = observe
         self.edges: Edges = {}
-        self.ends: list[str] = []
 
     def explore(self, path: tuple[str, ...] = ()) -> Machine:
         """Try each event behind a path of events, and so on."""
@@ -119,9 +114,7 @@ class Machine:
         if isEnd or len(path) == DEPTH:
             return self
         for name in self._events:
-            after, isEnd = self._after((*path, name))
-            if isEnd and after not in self.ends:
-                self.ends.append(after)
+            after, _ = self._after((*path, name))
             labels = self.edges.setdefault((before, after), [])
             isNew = not labels or not any((before, after) != edge and edge[0] == after for edge in self.edges)
             if name not in labels:
@@ -132,10 +125,14 @@ class Machine:
 
     def join(self, other: Machine) -> None:
         """What another has found, too."""
-        self.ends += [end for end in other.ends if end not in self.ends]
         for edge, labels in other.edges.items():
             mine = self.edges.setdefault(edge, [])
             mine += [label for label in labels if label not in mine]
+
+    def inOrder(self) -> Edges:
+        """The edges, those of one state behind each other."""
+        states = list(dict.fromkeys(before for before, _ in self.edges))
+        return dict(sorted(self.edges.items(), key=lambda each: states.index(each[0][0])))
 
     def _after(self, path: tuple[str, ...]) -> tuple[str, bool]:
         conversation = Conversation()
@@ -154,16 +151,23 @@ def request() -> Machine:
         "SIGTERM": lambda one: one.shutDown(),
     }
 
-    def last(one: Conversation) -> None:
-        if not one.isWaiting():
-            one.wait(5)
+    def onceStreaming(name: str, seconds: float) -> dict[str, Event]:
+        return {**events, name: lambda one: one.wait(seconds) if one.lines() else None}
 
-    kinds = [
-        Machine(asking(MANY, 40), {**events, "its deadline": lambda one: one.wait(40)}, stateOfRun),
-        Machine(asking("one two three", None), {**events, "its last result": last}, stateOfRun),
-        Machine(asking(f"{FAILS} after two", None), {**events, "the runtime fails": last}, stateOfRun),
-    ]
-    whole, *others = (kind.explore() for kind in kinds)
+    def early(name: str, seconds: float) -> dict[str, Event]:
+        """Before its first result, which comes after a second."""
+        return {"its turn": events["its turn"], name: lambda one: one.wait(seconds)}
+
+    whole, *others = (
+        Machine(asking(prompt, deadline), happening, stateOfRun).explore()
+        for prompt, deadline, happening in (
+            (MANY, 40, onceStreaming("its deadline", 40)),
+            (MANY, 0.5, early("its deadline", 0.5)),
+            ("one two three", None, onceStreaming("its last result", 5)),
+            (f"one two {FAILS}", None, onceStreaming("the runtime fails", 5)),
+            (FAILS, None, early("the runtime fails", 1)),
+        )
+    )
     for other in others:
         whole.join(other)
     return whole
@@ -207,46 +211,12 @@ def backend() -> Machine:
     return Machine(lambda one: None, events, lambda one: (one.status()["backend"]["state"], False)).explore()
 
 
-def picture(machine: Machine) -> Iterator[str]:
-    """An SVG: what may go on at the left, ends at the right."""
-    moving = list(dict.fromkeys(state for edge in machine.edges for state in edge if state not in machine.ends))
-    places = {state: (LEFT, 10 + row * ROW) for row, state in enumerate(moving)}
-    places |= {state: (LEFT + BOX + GAP, 10 + row * ROW * 2 // 3) for row, state in enumerate(machine.ends)}
-    drawn: list[str] = []
-    seen = dict.fromkeys(places, 0)
-    for (before, after), labels in machine.edges.items():
-        if before != after:
-            drawn += _arrow(places[before], places[after], ", ".join(labels), seen[before])
-            seen[before] += 1
-    for state, (x, y) in places.items():
-        drawn += box(x, y, BOX, HEIGHT, "#e8e8e8" if state in machine.ends else "#dbe9ff", state)
-    right, bottom = (max(place[axis] for place in places.values()) for axis in (0, 1))
-    yield from framed(right + BOX + 80, bottom + 50, drawn)
-
-
-def _arrow(begin: tuple[int, int], end: tuple[int, int], label: str, number: int) -> Iterator[str]:
-    if begin[0] == end[0]:  # up or down, beside each other
-        side = begin[0] + BOX // 2 + (24 if begin[1] < end[1] else -24) + 12 * (abs(end[1] - begin[1]) // ROW - 1)
-        start, stop = (side, begin[1] + HEIGHT), (side, end[1])
-        if begin[1] > end[1]:
-            start, stop = (side, begin[1]), (side, end[1] + HEIGHT)
-        x, y, anchor = side, (start[1] + stop[1]) // 2 + 4, "start" if begin[1] < end[1] else "end"
-    else:
-        start, stop = (begin[0] + BOX, begin[1] + HEIGHT // 2), (end[0], end[1] + HEIGHT // 2)
-        share = 0.18 + 0.16 * number + 0.05 * (begin[1] // ROW)
-        x, y = (round(start[0] + (stop[0] - start[0]) * share), round(start[1] + (stop[1] - start[1]) * share) - 3)
-        anchor = "middle"
-    yield f'<path d="M{start[0]} {start[1]}L{stop[0]} {stop[1]}" stroke="#333" fill="none" marker-end="url(#tip)"/>'
-    for look in (' stroke="#fff" stroke-width="4"', ""):  # white below the words, where lines cross them
-        yield f'<text x="{x}" y="{y}" text-anchor="{anchor}"{look}>{escape(label)}</text>'
-
-
 def table(machine: Machine) -> Iterator[str]:
     """The same in words."""
     yield from ("", "| from | by | to |", "|---|---|---|")
-    for (before, after), labels in machine.edges.items():
+    for (before, after), labels in machine.inOrder().items():
         if before != after:
-            yield f"| {before} | {', '.join(labels)} | {after} |"
+            yield f"| {before} | {'; '.join(labels)} | {after} |"
 
 
 HEAD = """# States
@@ -259,7 +229,8 @@ MACHINES = {
     "A run": (
         "request",
         request,
-        "Somebody else has the model when it comes. Each end is the request's one last line.",
+        "Somebody else has the model when it comes. Each end is the request's one last line: a finish line with its\n"
+        "`finish_reason`, a line with `_callback_state` 3 and the code of its error, or an error of JSON-RPC.",
     ),
     "The backend": ("backend", backend, "What `server.status` says of it. While a slow model is loaded it is `busy`."),
 }
@@ -270,8 +241,8 @@ def pages() -> dict[Path, Iterable[str]]:
     lines, written = HEAD.splitlines(), {}
     for title, (name, make, words) in MACHINES.items():
         machine = make()
-        written[PAGE.with_name(f"states-{name}.svg")] = list(picture(machine))
-        lines += ["", f"## {title}", "", words, "", f"![{title}](states-{name}.svg)", *table(machine)]
+        written[PAGE.with_name(f"states-{name}.svg")] = list(picture(machine.inOrder()))
+        lines += ["", f"## {title}", "", *words.splitlines(), "", f"![{title}](states-{name}.svg)", *table(machine)]
     return {PAGE: lines, **written}
 
 

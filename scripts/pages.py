@@ -1,16 +1,20 @@
-"""Writes pages of docs/reference that come from the code: error codes and transcripts. A test compares them.
+"""Writes pages of docs/reference that come from the code: error codes, transcripts, the command. A test compares them.
 
-Usage: python scripts/pages.py
+Usage: python -m scripts.pages
 """
 
 from __future__ import annotations
 
 import inspect
 import re
+from argparse import Action
 from collections.abc import Iterator
 from pathlib import Path
 
 from rkllm_twisted import errors
+from rkllm_twisted.cli.arguments import parser
+from rkllm_twisted.cli.completion import describe
+from scripts.manual import STATUSES, VARIABLES, helpOf, sentence
 
 ROOT = Path(__file__).parent.parent
 PAGES = ROOT / "docs/reference"
@@ -27,6 +31,12 @@ Conversations with the daemon. **Generated** by `scripts/pages.py` from `tests/t
 `tests/test_transcripts.py` plays each, line by line, with the backend in memory. `-->` is sent by a client and
 `<--` comes back, `~~~` lets seconds pass, a letter before an arrow is another client; [the rest of the
 notation](../../tests/transcripts/README.md).
+"""
+COMMAND = """# The command `rkllm`
+
+Asks a daemon, or looks at this machine. **Generated** by `scripts/pages.py` from the parser of the command, which shows
+the same with `--help`. Answers go to standard output, everything else to standard error. The options of the daemon,
+`twistd rkllm`, are on [a page of their own](options.md).
 """
 DO = {
     -32700: "Send one JSON document a line, in UTF-8.",
@@ -82,7 +92,8 @@ def transcriptsPage() -> Iterator[str]:
         yield f"| {rule} | {', '.join(links) or 'tests only'} |"
     for path in paths:
         place = f"../../tests/transcripts/{path.name}"
-        yield from ("", f"## {path.stem}", "", f"```{{literalinclude}} {place}", ":language: text", "```")
+        yield from ("", f"## {path.stem}", "", f"[{path.name}]({place}):", "")
+        yield from (f"```{{literalinclude}} {place}", ":language: transcript", "```")
 
 
 def rulesOf(path: Path) -> set[str]:
@@ -91,7 +102,32 @@ def rulesOf(path: Path) -> set[str]:
     return {rule for line in lines if line.startswith("# Rules:") for rule in RULE.findall(line)}
 
 
-WRITERS = {"errors.md": errorsPage, "transcripts.md": transcriptsPage}
+def commandPage() -> Iterator[str]:
+    """Each command with what it takes."""
+    yield from COMMAND.splitlines()
+    everywhere, commands = describe(parser())
+    yield from ("", "Of every command but `detect` and `completion`:", "", *argumentsTable(everywhere, ["help"]))
+    for command in commands:
+        yield from ("", f"## `rkllm {command.name}`", "", sentence(command.help))
+        if table := list(argumentsTable(command.arguments, ["help", "socket"])):
+            yield from ("", *table)
+    for title, first, texts in (("Exit status", "status", STATUSES), ("Environment", "variable", VARIABLES)):
+        yield from ("", f"## {title}", "", f"| {first} | what it is |", "|---|---|")
+        yield from (f"| `{name}` | {text} |" for name, text in texts.items())
+
+
+def argumentsTable(actions: list[Action], leftOut: list[str]) -> Iterator[str]:
+    """Options and arguments, each with what it is, without those of some names."""
+    shown = [action for action in actions if action.dest not in leftOut]
+    if shown:
+        yield from ("| argument | what it is |", "|---|---|")
+    for action in shown:
+        value = "" if action.nargs == 0 else str(action.metavar or action.dest)
+        spelled = " ".join(filter(None, (", ".join(action.option_strings), value)))
+        yield f"| `{spelled}` | {helpOf(action)} |"
+
+
+WRITERS = {"errors.md": errorsPage, "transcripts.md": transcriptsPage, "command.md": commandPage}
 
 if __name__ == "__main__":
     for name, lines in WRITERS.items():

@@ -35,7 +35,7 @@ class Screen:
         self._isReturned = False
 
     def write(self, text: str, now: float) -> None:
-        """Take what a program has written. Colours are left out, long lines go on in the next."""
+        """Take what a program has written. Colours are left out; a long line goes on in the next, between words."""
         place = 0
         for found in CONTROL.finditer(text):
             self._put(text[place : found.start()], now)
@@ -55,9 +55,11 @@ class Screen:
         whole = text if self._isReturned else self.states[-1][-1][1] + text
         self._isReturned = False
         while len(whole) > COLUMNS:
-            self._set(whole[:COLUMNS], now)
+            space = whole.rfind(" ", 0, COLUMNS + 1)
+            end = space if space > 0 else COLUMNS
+            self._set(whole[:end], now)
             self.states.append([(now, "")])
-            whole = whole[COLUMNS:]
+            whole = whole[end:].removeprefix(" ")
         self._set(whole, now)
 
     def _set(self, text: str, now: float) -> None:
@@ -117,6 +119,7 @@ def svg(screen: Screen, seconds: float) -> str:
     return f"""<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}">
 <title>A terminal: the daemon is started and asked</title>
 <!-- Written by scripts/recording.py from the real program, {seconds:.1f} s -->
+<style>text {{ white-space: pre }}</style>
 <rect width="100%" height="100%" rx="6" fill="#16161e"/>
 <g font-family="ui-monospace, Menlo, Consolas, monospace" font-size="14" fill="#d5d9e0" xml:space="preserve">
 {rows}

@@ -50,10 +50,10 @@ class Reference:
         yield from HEAD.splitlines()
         for method in self._methods:
             yield from self._method(method)
-        yield from ("", "# Objects")
+        yield from ("", "## Objects")
         for name in self._mentioned():
             yield from self._object(name)
-        yield from ("", "# Errors", "", "| code | message | may the same request succeed later? |", "|---|---|---|")
+        yield from ("", "## Errors", "", "| code | message | may the same request succeed later? |", "|---|---|---|")
         for error in sorted(self._errors.values(), key=lambda error: -error["code"]):
             isRetryable = error.get("data", {}).get("retryable")
             yield f"| {error['code']} | {error['message']} | {'yes' if isRetryable else 'no'} |"
@@ -74,7 +74,7 @@ class Reference:
 
     def _object(self, name: str) -> Iterator[str]:
         schema = self._schemas[name]
-        yield from ("", f"## {name}", "", schema["description"], "", *COLUMNS)
+        yield from ("", f"### {name}", "", schema["description"], "", *COLUMNS)
         for field, shown in schema["properties"].items():
             yield self._row(field, shown, field in schema["required"])
 

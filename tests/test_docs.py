@@ -37,7 +37,7 @@ PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md")), *so
 BLOCK = re.compile(r"^```(\S*)(?: [^\n]*)?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 EXCERPTS = {"python": ".py .tac", "js": ".js", "bash": ".sh", "go": ".go"}
 """The languages of which every block is a part of an example, and how the names of these end."""
-RUN = {"sh", "transcript", "diff", "text", "{toctree}", "{literalinclude}", *EXCERPTS}
+RUN = {"sh", "transcript", "diff", "text", "{toctree}", "{include}", "{literalinclude}", *EXCERPTS}
 COMMAND = re.compile(
     r"^(?:\$ )?((?:sudo|rkllm|twistd|pip|python3?|make|cp|cat|kill|journalctl|systemctl) .*)", re.MULTILINE
 )

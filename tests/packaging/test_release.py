@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -9,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.native.build import buildStandin
+
 ROOT = Path(__file__).parents[2]
+COPIED = ("rkllm_twisted/", "twisted/", "tests/", "docs/", "scripts/", "setup.cfg")
+"""What the recipes of CONTRIBUTING.md change, and what looks at it."""
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def recipes(tmp_path_factory):
     if listed.returncode:
         pytest.skip("not a checkout of git")
     for name in filter(None, listed.stdout.split("\0")):
-        if name.startswith(("rkllm_twisted/", "twisted/", "tests/")) and (ROOT / name).is_file():
+        if name.startswith(COPIED) and (ROOT / name).is_file():
             (copy / name).parent.mkdir(parents=True, exist_ok=True)
             (copy / name).write_bytes((ROOT / name).read_bytes())
     diffs = re.findall(r"^```diff\n(.*?)^```$", (ROOT / "CONTRIBUTING.md").read_text(), re.MULTILINE | re.DOTALL)
@@ -64,6 +69,7 @@ def recipes(tmp_path_factory):
         done = subprocess.run(["git", "apply"], input=diff, cwd=copy, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
     assert "_abi_1_4.py" in runIn(copy, "-m", "rkllm_twisted.backends.rkllm.families.declarations")
+    (copy / "docs/reference/methods.md").write_text(runIn(copy, "scripts/reference.py"))  # of make reference
     return copy
 
 
@@ -76,8 +82,24 @@ def runIn(copy, *command):
 
 
 def test_recipe_of_a_method(recipes):
+    tests = ["tests/test_transcripts.py", "tests/test_rules.py", "tests/methods/test_openrpc.py"]
+    assert "test_transcript[version]" in runIn(recipes, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests)
+    assert "nothing found" in runIn(recipes, "-m", "tests.fuzz", "--seed", "1", "--lines", "2000")
+
+
+def test_recipe_of_a_backend(recipes):
+    tests = ["tests/contract/test_shouting.py", "tests/test_imports.py", "-k", "shouting"]
+    assert "TestShouting" in runIn(recipes, "-m", "pytest", "-v", "-p", "no:cacheprovider", *tests)
+    code = "from rkllm_twisted.backends import makeBackend; print(makeBackend('shouting').name)"
+    assert runIn(recipes, "-c", code) == "shouting\n"
+
+
+def test_recipe_of_a_family(recipes, tmp_path):
     code = (
         "from rkllm_twisted.backends.rkllm.families import FAMILIES as f;"
         "print([f[key].hasField('RKLLMInferParam', 'seed') for key in ('1.3.1', '1.4')])"
     )
     assert runIn(recipes, "-c", code) == "[False, True]\n"
+    if shutil.which("gcc") is not None:  # its exports are those of 1.3.1
+        library = buildStandin("1.3.1", tmp_path, '-DSTANDIN_VERSION="1.4.0"')
+        assert "family   1.4\n" in runIn(recipes, "-m", "rkllm_twisted.cli", "detect", "--no-probe", str(library))
