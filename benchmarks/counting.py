@@ -4,7 +4,7 @@
 
 Valgrind's callgrind counts the instructions of a server while it answers 1,000 calls, or 1,000 tokens of a stream, one
 by one or in batches: of the daemon, and of the bare servers. The counts are compared with ``baseline.json``, and the
-exit status is 1 if one of the daemon's has grown by more than `TOLERANCE`. ``--write`` makes the new counts the
+exit status is 1 if one of the daemon's has grown by more than is allowed. ``--write`` makes the new counts the
 baseline.
 
 With another Python or other packages than the baseline's, numbers of instructions say nothing of our code: then those
@@ -28,8 +28,8 @@ from benchmarks.counted import Counted, countedServers
 from benchmarks.load import CALL, runRequest
 
 BASELINE = Path(__file__).parent / "baseline.json"
-TOLERANCE = 0.05
-"""Counts of the daemon's same code differed by 1.9 % at most, in two pairs: 5 % more is well beyond that."""
+ALLOWED = {"call": 0.05, "token": 0.05, "batch": 0.1}
+"""Counts of the same code differ by up to 0.6 %, those of batches by up to 4.3 %: more is well beyond that."""
 TIMES = 1000
 STREAMS = 5
 """Without a pause how many tokens come in a batch is a matter of chance, and some streams are a few per cent dearer."""
@@ -108,14 +108,14 @@ def compare(counts: dict[str, float], baseline: dict[str, Any]) -> bool:
     if not isSame:
         print(f"the baseline is of {baseline['environment']}: what is compared is the daemon divided by bare")
     isWell = True
-    for name in ("daemon call", "daemon token", "daemon batch"):
-        bare = name.replace("daemon", "bare")
+    for what, allowed in ALLOWED.items():
+        name, bare = f"daemon {what}", f"bare {what}"
         now, then = counts[name], before[name]
         if not isSame:
             now, then = now / counts[bare], then / before[bare]
         change = now / then - 1
-        isWell &= change <= TOLERANCE
-        print(f"{name:12} {change:+.1%} against the baseline" + ("" if change <= TOLERANCE else ", MORE THAN ALLOWED"))
+        isWell &= change <= allowed
+        print(f"{name:12} {change:+.1%} against the baseline" + ("" if change <= allowed else ", MORE THAN ALLOWED"))
     return isWell
 
 

@@ -14,7 +14,7 @@ from benchmarks.rounds import Rounds
 from benchmarks.rows import Measurement, Row
 
 PACKAGES = ("Twisted", "msgspec", "cffi")
-HEAD = f"{'measure':46} {'side':9} {'median':>9} {'unit':5} {'other':>9} {'ratio (least–most)':>22}  goal"
+HEAD = f"{'measure':46} {'side':15} {'median':>9} {'unit':5} {'other':>9} {'ratio (least–most)':>22}  goal"
 
 
 def machine() -> dict[str, Any]:
@@ -60,7 +60,7 @@ def lineOf(row: Row, rounds: Rounds) -> str:
     if row.goal is not None:
         sign, reached = "≤" if row.isMost else "≥", "yes" if row.isReached(rounds) else "NO"
         goal = f"{sign} {row.goal:g} {reached}"
-    return f"{row.title:46} {row.side:9} {figure:>9} {row.unit:5} {other:>9} {spread:>22}  {goal}".rstrip()
+    return f"{row.title:46} {row.side:15} {figure:>9} {row.unit:5} {other:>9} {spread:>22}  {goal}".rstrip()
 
 
 def _number(value: float) -> str:
@@ -70,7 +70,7 @@ def _number(value: float) -> str:
 def sidesOf(rounds: Rounds) -> list[str]:
     """A line for each side with the medians of all its figures."""
     return [
-        f"    {side:9} " + "  ".join(f"{name} {_number(rounds.median(side, name))}" for name in first.figures)
+        f"    {side:15} " + "  ".join(f"{name} {_number(rounds.median(side, name))}" for name in first.figures)
         for side, first in rounds.rounds[0].items()
     ]
 

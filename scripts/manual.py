@@ -64,7 +64,7 @@ def daemonPage() -> Iterator[str]:
     for name, text in sorted({**parametersOf(options), **methodsOf(options)}.items()):
         yield from (".TP", rf"\fB\-\-{quoted(name)}\fR", quoted(text + "."))
     yield from (".SH ENVIRONMENT", *listed(DAEMON_VARIABLES))
-    yield from (".SH SEE ALSO", r".BR rkllm (1), twistd (1)")
+    yield from (".SH SEE ALSO", ".BR rkllm (1),", ".BR twistd (1)")
 
 
 def head(title: str, name: str, purpose: str) -> Iterator[str]:
@@ -99,8 +99,9 @@ def described(arguments: list[Action], leftOut: list[str]) -> Iterator[str]:
     for action in arguments:
         if action.dest not in leftOut:
             value = "" if action.nargs == 0 else str(action.metavar or action.dest)
-            name = ", ".join(action.option_strings)
-            yield from (".TP", rf"\fB{quoted(name)}\fR \fI{quoted(value)}\fR".strip(), quoted(sentence(helpOf(action))))
+            names = [rf"\fB{quoted(', '.join(action.option_strings))}\fR"] if action.option_strings else []
+            spelled = " ".join([*names, rf"\fI{quoted(value)}\fR"] if value else names)
+            yield from (".TP", spelled, quoted(sentence(helpOf(action))))
 
 
 def helpOf(action: Action) -> str:

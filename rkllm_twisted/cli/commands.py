@@ -89,7 +89,7 @@ def _flat(facts: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, 
 def _text(value: object) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    if value is None:
+    if value is None or value == []:
         return "none"
     return value if isinstance(value, str) else msgspec.json.encode(value).decode()
 

@@ -178,7 +178,8 @@ class StreamLine(Struct):
     finish_reason: Literal["stop", "length", "abort"] | UnsetType = UNSET
     """Why it ended, in the last line, where the backend knows."""
     history_lost: bool | UnsetType = UNSET
-    """True in the last line if the earlier turns had been cleared for another connection (W-HISTORY)."""
+    """True in the last line if the earlier turns are gone: cleared for another connection, with the process of the
+    backend, or with the model (W-HISTORY)."""
     batch_index: int | UnsetType = UNSET
     """Which input it belongs to, where there are several (W-NBATCH)."""
     error: StreamError | UnsetType = UNSET
