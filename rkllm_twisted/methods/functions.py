@@ -7,7 +7,7 @@ from twisted.internet.defer import Deferred
 
 from rkllm_twisted.errors import RuntimeCallFailed
 from rkllm_twisted.interfaces import IModel
-from rkllm_twisted.methods.checks import checkCrossAttention, checkLora, checkPromptCache, checkRanges
+from rkllm_twisted.methods.checks import checkLora, checkPromptCache, checkRanges
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.held import HeldModel, success
 from rkllm_twisted.methods.parameters import (
@@ -20,6 +20,7 @@ from rkllm_twisted.methods.parameters import (
 )
 from rkllm_twisted.methods.roots import OpenedFile, inWords
 from rkllm_twisted.methods.table import Answer, Method, NoParams
+from rkllm_twisted.values.arrays import checkCrossAttention
 from rkllm_twisted.wire.connection import Call
 from rkllm_twisted.wire.messages import encode
 

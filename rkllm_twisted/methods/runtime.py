@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed, ShuttingDown
 from rkllm_twisted.interfaces import IGeneration, IModelBackend
-from rkllm_twisted.methods.checks import checkInferParam, checkInput, checkParam
+from rkllm_twisted.methods.checks import checkInferParam, checkParam
 from rkllm_twisted.methods.decoding import completed
 from rkllm_twisted.methods.errands import Errand
 from rkllm_twisted.methods.functions import FunctionMethods
@@ -32,6 +32,7 @@ from rkllm_twisted.values import (
     refuseUnsupported,
     samplingOf,
 )
+from rkllm_twisted.values.arrays import checkInput
 from rkllm_twisted.wire.connection import Call, Connection
 from rkllm_twisted.wire.streams import LineStream, openStream
 

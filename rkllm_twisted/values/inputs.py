@@ -115,6 +115,11 @@ class RKLLMMultiModalInput(Value, frozen=True):
     audio: RKLLMAudio | None = None
     """The recordings (runtime 1.3.1)."""
 
+    @property
+    def images(self) -> int:
+        """How many images there are; embeddings outside of a block that nobody counts are those of one."""
+        return (self.n_image or int(bool(self.image_embed))) if self.image is None else self.image.n_image
+
 
 class RKLLMInput(Value, frozen=True):
     """The input of one run; ``input_type`` says which of the last four members counts."""

@@ -12,9 +12,7 @@ from twisted.internet.task import Clock
 from rkllm_twisted.backends.scripted import ScriptedBackend
 from rkllm_twisted.errors import InvalidParams, ParseError
 from rkllm_twisted.methods.checks import (
-    checkCrossAttention,
     checkInferParam,
-    checkInput,
     checkLora,
     checkParam,
     checkPromptCache,
@@ -30,6 +28,7 @@ from rkllm_twisted.methods.parameters import (
     RunParams,
 )
 from rkllm_twisted.testing.peers import Server
+from rkllm_twisted.values.arrays import checkCrossAttention, checkInput
 from tests.methods.everything import EVERYTHING, PLACES, replaced
 
 CLOCK = Clock()

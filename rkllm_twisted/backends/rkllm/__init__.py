@@ -9,7 +9,7 @@ The rooms, from the outside in::
     model.py         IRuntimeModel: its runs
     functions.py     IRuntimeModel: everything else that it can do
     running.py       one run, from the library's callbacks to its last result
-    inputs.py        the input of a run, checked and as the library wants it; lengths.py: a part of that
+    inputs.py        the input of a run, checked and as the library wants it
     checking.py      what else is refused before the library sees it; lacking.py, cpus.py: parts of that
     loaded.py        a model in the library's memory
     writing.py       values -> C's structs; sampling.py: a part of that

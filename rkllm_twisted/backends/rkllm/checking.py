@@ -16,10 +16,9 @@ from msgspec import structs
 from rkllm_twisted.backends.rkllm.cpus import chosenCPUs
 from rkllm_twisted.backends.rkllm.families import Family
 from rkllm_twisted.backends.rkllm.lacking import refuseLacking
-from rkllm_twisted.backends.rkllm.lengths import checkLength, checkRows
 from rkllm_twisted.errors import InvalidParams, ModelLoadFailed, NotSupported, RuntimeCallFailed
 from rkllm_twisted.ranges import checkFields, checkNul, cut, nearest
-from rkllm_twisted.values import InferMode, RKLLMCrossAttnParam, RKLLMInferParam, RKLLMParam
+from rkllm_twisted.values import InferMode, RKLLMInferParam, RKLLMParam
 
 
 def checkParam(family: Family, param: RKLLMParam, context: int) -> None:
@@ -103,21 +102,6 @@ def checkTools(tools: str) -> None:
         msgspec.json.decode(tools)
     except (msgspec.DecodeError, RecursionError) as error:
         raise InvalidParams(f"$.tools: expected a JSON text, got {cut(tools)} ({error})") from None
-
-
-def checkCrossAttention(params: RKLLMCrossAttnParam) -> None:
-    """Check the encoder's output.
-
-    Raises:
-        InvalidParams: A value is out of range, or an array has not the length that ``num_tokens`` or another says.
-    """
-    where = "$.cross_attn_params"
-    checkFields(params, where)
-    checkLength(f"{where}.encoder_mask", len(params.encoder_mask), params.num_tokens, "num_tokens")
-    checkLength(f"{where}.encoder_pos", len(params.encoder_pos), params.num_tokens, "num_tokens")
-    checkRows(f"{where}.encoder_k_cache", len(params.encoder_k_cache), num_tokens=params.num_tokens)
-    keys = len(params.encoder_k_cache)
-    checkLength(f"{where}.encoder_v_cache", len(params.encoder_v_cache), keys, "encoder_k_cache")
 
 
 def checkRanges(ranges: list[tuple[int, int]], sizes: list[int]) -> None:

@@ -14,6 +14,7 @@ from rkllm_twisted.backends.rkllm.writing import Writer
 from rkllm_twisted.errors import InvalidParams, NotSupported, RuntimeCallFailed
 from rkllm_twisted.ranges import checkFields, checkNul
 from rkllm_twisted.values import Capability, RKLLMCrossAttnParam, RKLLMLoraAdapter, RKLLMParam
+from rkllm_twisted.values.arrays import checkCrossAttention
 
 NO_PAUSE = ": by the manual (1.3.0, section 3.2.10) only ranges of a paused run can be cleared, and none is paused"
 """Why ranges of the KV cache may be refused. What a pause does to the next prompt is why there is none."""
@@ -163,7 +164,8 @@ class ModelFunctions(RuntimeModel):
         self._need(Capability.CROSS_ATTENTION)
         if not self._param.extend_param.use_cross_attn:
             raise NotSupported("the model was loaded without use_cross_attn", needs="use_cross_attn 1 at rkllm.init")
-        checking.checkCrossAttention(params)
+        checkFields(params, "$.cross_attn_params")
+        checkCrossAttention(params)
         writer = Writer(self._ffi)
         self._loaded.call("rkllm_set_cross_attn_params", writer.new("RKLLMCrossAttnParam", params))
         self._crossAttention = writer

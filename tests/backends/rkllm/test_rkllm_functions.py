@@ -281,8 +281,8 @@ def test_cross_attention_needs_it_at_init(key, load):
     [
         ({"encoder_mask": [1.0]}, "encoder_mask: expected as many numbers as num_tokens says, 2, got 1"),
         ({"encoder_pos": [1, 2, 3]}, "encoder_pos: expected as many numbers as num_tokens says, 2, got 3"),
-        ({"encoder_k_cache": [1.0] * 3}, "encoder_k_cache: expected a multiple of num_tokens, 2 numbers, got 3"),
-        ({"encoder_k_cache": []}, "encoder_k_cache: expected a multiple"),
+        ({"encoder_k_cache": [1.0] * 3}, "encoder_k_cache: expected a length that is a multiple of num_tokens, 2"),
+        ({"encoder_k_cache": []}, "encoder_k_cache: expected a length that is a multiple"),
         ({"encoder_v_cache": [1.0]}, "encoder_v_cache: expected as many numbers as encoder_k_cache says, 32, got 1"),
         ({"encoder_mask": [1.0, float("inf")]}, r"encoder_mask\[1\]: expected"),
     ],

@@ -238,26 +238,29 @@ def test_neutral_values_are_no_fields(key, load):
         ),
         (ids(-1), r"token_input.input_ids\[0\]: expected"),
         (ids(2**31), r"token_input.input_ids\[0\]: expected"),
-        (embedded([1.0], [2.0], n_tokens=3), "embed_input.embed: expected a multiple of n_tokens, 3 numbers, got 2"),
-        (embedded(n_tokens=1), "embed_input.embed: expected a multiple"),
+        (embedded([1.0], [2.0], n_tokens=3), "embed_input.embed: expected a length that is a multiple of n_tokens, 3"),
+        (embedded(n_tokens=1), "embed_input.embed: expected a length that is a multiple"),
         (embedded([1.0, float("nan")]), r"embed_input.embed\[1\]: expected"),
         (embedded([1e39]), r"embed_input.embed\[0\]: expected"),
-        (inBlock(n_image=2), "prompt: expected <image> 2 times, got it 1 times"),
-        (inBlock(n_image_tokens=3), "image.image_embed: expected a multiple of n_image × n_image_tokens, 3 numbers"),
+        (inBlock(n_image=2), "prompt: expected <image> 2 times, as n_image, got it 1 times"),
+        (
+            inBlock(n_image_tokens=3),
+            "image.image_embed: expected a length that is a multiple of n_image × n_image_tokens, 3",
+        ),
         (inBlock(n_image_tokens=0), "image.n_image_tokens: expected 1 or more"),
-        (inBlock(image_embed=[]), "image.image_embed: expected a multiple"),
-        (pictured(prompt="<image>"), "prompt: expected <image> 0 times, got it 1 times"),
+        (inBlock(image_embed=[]), "image.image_embed: expected a length that is a multiple"),
+        (pictured(prompt="<image>"), "prompt: expected <image> 0 times, as n_image, got it 1 times"),
         (pictured(prompt="<video>"), "prompt: expected <video> 0 times"),
         (
             pictured(
                 prompt="<video>",
                 video=RKLLMVideo(video_embed=[1.0] * 3, n_video=1, n_frame_tokens=2, n_frame_per_video=1),
             ),
-            "video.video_embed: expected a multiple of n_video × n_frame_per_video × n_frame_tokens, 2 numbers, got 3",
+            "video.video_embed: expected a length that is a multiple of n_video × n_frame_per_video × n_frame_tokens",
         ),
         (
             pictured(prompt="x", audio=RKLLMAudio(audio_embed=[1.0] * 3, n_audio=1, n_audio_tokens=2)),
-            "audio.audio_embed: expected a multiple of n_audio × n_audio_tokens, 2 numbers, got 3",
+            "audio.audio_embed: expected a length that is a multiple of n_audio × n_audio_tokens, 2",
         ),
     ],
 )
@@ -308,7 +311,9 @@ def test_media_leave_less_room_for_the_answer(load, library):
 
 @pytest.mark.parametrize("length", [1, 3])
 def test_flat_image_of_a_wrong_size(length, load):
-    with pytest.raises(InvalidParams, match=r"image_embed: expected a multiple of n_image × n_image_tokens, 2 numbers"):
+    with pytest.raises(
+        InvalidParams, match=r"image_embed: expected a length that is a multiple of n_image × n_image_tokens, 2"
+    ):
         Run(load("1.2.1", "embd=1"), flat(image_embed=[1.0] * length))
 
 
