@@ -185,7 +185,7 @@ def writeModel(
     _addTokenizer(writer, tokens, addBegin)
     if chatTemplate is not None:
         writer.add_chat_template(chatTemplate)
-    return _write(writer, weights, path)
+    return writeFile(writer, weights, path)
 
 
 def _addArchitecture(writer: gguf.GGUFWriter, contextLength: int, layers: int, tokens: int) -> None:
@@ -239,7 +239,7 @@ def writeAdapter(path: Path, *, style: str = "random", seed: int = 0, ring: str 
     weights = {}
     for name, (down, up) in pairs.items():
         weights[f"{name}.lora_a"], weights[f"{name}.lora_b"] = down.astype(np.float32), up.astype(np.float32)
-    return _write(writer, weights, path)
+    return writeFile(writer, weights, path)
 
 
 def _noise(seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -263,7 +263,8 @@ def _backwards(seed: int, ring: str) -> dict[str, tuple[np.ndarray, np.ndarray]]
     return {"output.weight": (down, up)}
 
 
-def _write(writer: gguf.GGUFWriter, weights: Weights, path: Path) -> Path:
+def writeFile(writer: gguf.GGUFWriter, weights: Weights, path: Path) -> Path:
+    """The file of a writer that has the values already, with these tensors."""
     for name, data in weights.items():
         writer.add_tensor(name, data)
     writer.write_header_to_file()

@@ -12,7 +12,7 @@ def test_statusOfADaemonThatTellsAboutItself() -> None:
         "version": "0.1.0",
         "backend": {"name": "llamacpp", "state": "ready"},
         "model": None,
-        "queue": {"length": 2, "positions": [1, 2]},
+        "queue": {"length": 2, "positions": [1, 2], "waiting": []},
         "is_running": True,
     }
     for argv, isJson in ((["status"], False), (["status", "--json"], True)):
@@ -32,6 +32,7 @@ def test_statusOfADaemonThatTellsAboutItself() -> None:
                 "model=none",
                 "queue length=2",
                 "queue positions=[1,2]",
+                "queue waiting=none",
                 "is running=yes",
             ]
 

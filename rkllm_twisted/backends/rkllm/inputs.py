@@ -53,7 +53,7 @@ def _alone(input: RKLLMInput) -> RKLLMInput:
 def _counted(family: Family, input: RKLLMInput) -> RKLLMInput:
     """With ``n_image`` as the family wants it: up to 1.2.0 there is one image that nobody counts."""
     media = input.multimodal_input
-    if media is None or media.image is not None or not family.hasField("RKLLMMultiModalInput", "image_embed"):
+    if media is None or not family.hasField("RKLLMMultiModalInput", "image_embed"):
         return input
     count = media.images
     if not family.hasField("RKLLMMultiModalInput", "n_image"):

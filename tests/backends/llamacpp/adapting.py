@@ -8,7 +8,7 @@ import gguf
 import numpy as np
 
 from rkllm_twisted.values import RKLLMLoraAdapter, RKLLMLoraParam
-from tests.tiny_model import WIDTH
+from tests.tiny_model import WIDTH, writeFile
 
 QUERY, OUTPUT, EMBEDDING = "blk.0.attn_q.weight", "output.weight", "token_embd.weight"
 """Tensors of tiny models that an adapter may change."""
@@ -35,13 +35,7 @@ def writeTensors(path, tensors, values=MappingProxyType({})):
         value, kind = value if isinstance(value, tuple) else (value, gguf.GGUFValueType.get_type(value or 0))
         if value is not None:
             writer.add_key_value(key, value, kind)
-    for name, data in tensors.items():
-        writer.add_tensor(name, data)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
+    return writeFile(writer, tensors, path)
 
 
 def pair(name, rank=4, inner=WIDTH, outer=WIDTH, spread=0.3, kind=np.float32, seed=1):
