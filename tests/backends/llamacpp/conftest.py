@@ -84,12 +84,18 @@ def load(runtime: IRuntime, models: Callable[..., Path]) -> Iterator[Callable[..
         model.destroy()
 
 
-@pytest.fixture
-def loadPackaged(load: Callable[..., IRuntimeModel]) -> Callable[..., IRuntimeModel]:
-    """A function that loads the packaged model: ``loadPackaged(**fields of RKLLMParam)``."""
+@pytest.fixture(scope="session")
+def packaged() -> str:
+    """The short name of the packaged model; what needs it is skipped where it is not installed."""
     if PACKAGED["smollm2"].path() is None:
         pytest.skip(f"the model is not installed: {PACKAGED['smollm2'].install}")
-    return lambda **fields: load(Path("smollm2"), **fields)
+    return "smollm2"
+
+
+@pytest.fixture
+def loadPackaged(load: Callable[..., IRuntimeModel], packaged: str) -> Callable[..., IRuntimeModel]:
+    """A function that loads the packaged model: ``loadPackaged(**fields of RKLLMParam)``."""
+    return lambda **fields: load(Path(packaged), **fields)
 
 
 @pytest.fixture

